@@ -1,0 +1,212 @@
+//! What a node is told at start. Values here are already checked; reading flags, environment and file
+//! is the business of `cli::settings`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bruit_wire::TopicName;
+
+/// Everything that one node needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect; port 0 takes a free one.
+    pub tcp_address: SocketAddr,
+    /// Where HTTP is served; `None` turns it off.
+    pub http_address: Option<SocketAddr>,
+    /// Holds the journal, the checkpoints, the lock and the node's identity.
+    pub data_path: PathBuf,
+    /// The name or address that `/info` and discovery hand out.
+    pub broadcast_address: String,
+    /// The TCP port to hand out, when it is not the one that is bound.
+    pub broadcast_tcp_port: Option<u16>,
+    /// The HTTP port to hand out, when it is not the one that is bound.
+    pub broadcast_http_port: Option<u16>,
+    /// The host's name, as `/info` shows it.
+    pub hostname: String,
+    /// Region of this node, echoed to clients.
+    pub topology_region: String,
+    /// Zone of this node, echoed to clients.
+    pub topology_zone: String,
+    /// What clients may do.
+    pub limits: Limits,
+    /// How messages are kept.
+    pub journal: JournalConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tcp_address: SocketAddr::from(([0, 0, 0, 0], 4150)),
+            http_address: Some(SocketAddr::from(([0, 0, 0, 0], 4151))),
+            data_path: PathBuf::from("bruit-data"),
+            broadcast_address: "localhost".to_owned(),
+            broadcast_tcp_port: None,
+            broadcast_http_port: None,
+            hostname: "localhost".to_owned(),
+            topology_region: String::new(),
+            topology_zone: String::new(),
+            limits: Limits::default(),
+            journal: JournalConfig::default(),
+        }
+    }
+}
+
+/// Bounds on what clients may send and hold (NSQ reference, sections 2.8 and 10.1).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest message body, bytes. A larger one is refused with `E_BAD_MESSAGE`.
+    pub max_msg_size: usize,
+    /// Largest body of MPUB, IDENTIFY and AUTH, bytes.
+    pub max_body_size: usize,
+    /// Largest RDY. A larger one is fatal.
+    pub max_rdy_count: u64,
+    /// How long a delivered message may stay unanswered, unless the client negotiates its own.
+    pub msg_timeout: Duration,
+    /// Longest negotiable message time-out, and the furthest that TOUCH extends one.
+    pub max_msg_timeout: Duration,
+    /// Longest REQ delay (longer ones are clamped).
+    pub max_req_timeout: Duration,
+    /// Longest DPUB or `defer` delay (longer ones are refused).
+    pub max_defer_timeout: Duration,
+    /// A client that says nothing for this long is gone; its heartbeat interval is half of it.
+    pub client_timeout: Duration,
+    /// Longest negotiable heartbeat interval.
+    pub max_heartbeat_interval: Duration,
+    /// Largest negotiable output buffer, bytes.
+    pub max_output_buffer_size: usize,
+    /// Longest negotiable output buffer time-out.
+    pub max_output_buffer_timeout: Duration,
+    /// Shortest negotiable output buffer time-out.
+    pub min_output_buffer_timeout: Duration,
+    /// Output buffer time-out that is granted when the client asks for none. Deliveries never wait for it:
+    /// a node flushes when it is idle.
+    pub output_buffer_timeout: Duration,
+    /// Consumers per channel; 0 means no limit.
+    pub max_channel_consumers: usize,
+    /// Client connections; further ones are closed at once.
+    pub max_connections: usize,
+    /// Messages that an `#ephemeral` topic or channel keeps; older ones are dropped.
+    pub mem_queue_size: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_msg_size: 1024 * 1024,
+            max_body_size: 5 * 1024 * 1024,
+            max_rdy_count: 2500,
+            msg_timeout: Duration::from_secs(60),
+            max_msg_timeout: Duration::from_secs(15 * 60),
+            max_req_timeout: Duration::from_secs(3600),
+            max_defer_timeout: Duration::from_secs(3600),
+            client_timeout: Duration::from_secs(60),
+            max_heartbeat_interval: Duration::from_secs(60),
+            max_output_buffer_size: 64 * 1024,
+            max_output_buffer_timeout: Duration::from_secs(30),
+            min_output_buffer_timeout: Duration::from_millis(25),
+            output_buffer_timeout: Duration::from_millis(250),
+            max_channel_consumers: 0,
+            max_connections: 10_000,
+            mem_queue_size: 10_000,
+        }
+    }
+}
+
+/// How hard an acknowledged message is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// In memory only. Topics named `#ephemeral`, and only they.
+    Memory,
+    /// `OK` once the operating system has the bytes: survives a crash of the process, not a power cut.
+    Os,
+    /// `OK` once the bytes are synced to disk. The default.
+    Fsync,
+}
+
+/// A durability for the topics whose names match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurabilityRule {
+    /// A topic name in which `*` stands for any run of characters.
+    pub pattern: String,
+    /// What holds for these topics.
+    pub durability: Durability,
+}
+
+/// How messages are kept.
+#[derive(Debug, Clone)]
+pub struct JournalConfig {
+    /// For topics that no rule names.
+    pub durability: Durability,
+    /// The first rule that matches a topic decides.
+    pub rules: Vec<DurabilityRule>,
+    /// Size of a segment file, bytes; a multiple of 4096. A record that is larger gets a segment of its own
+    /// size.
+    pub segment_size: u64,
+    /// Memory for recent messages that no consumer has taken yet, bytes, over all topics. Older ones are
+    /// read from the journal.
+    pub cache_bytes: usize,
+    /// Publishes are refused while the file system has less room than this, bytes.
+    pub min_free_bytes: u64,
+    /// Longest that a FIN waits for company before it is written. A crash within it redelivers.
+    pub finish_delay: Duration,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Fsync,
+            rules: Vec::new(),
+            segment_size: 64 * 1024 * 1024,
+            cache_bytes: 32 * 1024 * 1024,
+            min_free_bytes: 256 * 1024 * 1024,
+            finish_delay: Duration::from_millis(10),
+        }
+    }
+}
+
+impl JournalConfig {
+    /// What holds for `topic`: memory when it is ephemeral, else the first rule that matches, else the
+    /// node's durability.
+    #[must_use]
+    pub fn durability_of(&self, topic: &TopicName) -> Durability {
+        if topic.is_ephemeral() {
+            return Durability::Memory;
+        }
+        let rule = self.rules.iter().find(|rule| matches(&rule.pattern, topic.as_str()));
+        rule.map_or(self.durability, |rule| rule.durability)
+    }
+}
+
+/// Whether `name` fits `pattern`, in which `*` stands for any run of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_run_of_characters() {
+        for (pattern, name, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "ab", true),
+            ("*", "", true),
+            ("*b", "ab", true),
+            ("a*c*e", "abcde", true),
+            ("a*c*e", "abde", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}
