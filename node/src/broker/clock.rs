@@ -1,0 +1,64 @@
+//! The node's own time: milliseconds since it started, which nothing but time itself moves.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+use crate::env::WallClock;
+
+/// Reads both clocks for the shells; the pure parts get what it read.
+#[derive(Clone)]
+pub(crate) struct Clock {
+    start: Instant,
+    wall: Arc<dyn WallClock>,
+}
+
+impl Clock {
+    /// Starts at zero, now.
+    pub(crate) fn start(wall: Arc<dyn WallClock>) -> Self {
+        Self { start: Instant::now(), wall }
+    }
+
+    /// Milliseconds since the start, monotonic.
+    pub(crate) fn now(&self) -> u64 {
+        millis(self.start.elapsed())
+    }
+
+    /// When the monotonic clock will show `at`.
+    pub(crate) fn instant(&self, at: u64) -> Instant {
+        self.start + Duration::from_millis(at)
+    }
+
+    /// Milliseconds since the epoch, by the wall clock.
+    pub(crate) fn wall(&self) -> u64 {
+        millis(self.since_epoch())
+    }
+
+    /// Nanoseconds since the epoch, as messages carry them.
+    pub(crate) fn timestamp(&self) -> i64 {
+        i64::try_from(self.since_epoch().as_nanos()).unwrap_or(i64::MAX)
+    }
+
+    /// When, on the monotonic clock, a due time of the wall clock comes, if the wall clock is not stepped
+    /// until then. Later steps do not move it.
+    pub(crate) fn monotonic(&self, due: u64) -> u64 {
+        self.now() + due.saturating_sub(self.wall())
+    }
+
+    fn since_epoch(&self) -> Duration {
+        self.wall.now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// The wall clock itself.
+    pub(crate) fn wall_time(&self) -> SystemTime {
+        self.wall.now()
+    }
+}
+
+/// `duration` in whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

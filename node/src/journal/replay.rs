@@ -1,0 +1,275 @@
+//! Rebuilds what the journal says from a checkpoint and the records behind it. Pure.
+//!
+//! Replay may meet a record twice, or one whose effect the checkpoint already contains: every step is
+//! idempotent. Finished wins over held, and a change to a topic or channel counts once, by its number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    checkpoint::{ChannelState, Checkpoint, HeldRange, TopicState},
+    index::{Run, RunList},
+    ranges::RangeSet,
+    record::{IndexRun, Op, Record},
+};
+
+/// Topics and channels as they come to be while records are applied.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    control: u64,
+    sequence_floor: u64,
+    topics: BTreeMap<String, TopicReplay>,
+    dropped: BTreeSet<u64>,
+}
+
+#[derive(Debug, Default)]
+struct TopicReplay {
+    state: TopicState,
+    runs: RunList,
+    channels: BTreeMap<String, ChannelReplay>,
+}
+
+#[derive(Debug, Default)]
+struct ChannelReplay {
+    paused: bool,
+    finished: RangeSet,
+    /// Due time and attempts of messages that are not finished, by sequence number.
+    known: BTreeMap<u64, (u64, u16)>,
+    /// Messages that had reached it when the topic's mark stood at `counted_to`.
+    message_count: u64,
+    counted_to: u64,
+}
+
+/// A topic as it was.
+#[derive(Debug)]
+pub(crate) struct RecoveredTopic {
+    /// Its state and its channels'.
+    pub(crate) state: TopicState,
+    /// Where its messages lie.
+    pub(crate) runs: RunList,
+}
+
+/// What a start has to go on with.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// The topics, by name.
+    pub(crate) topics: Vec<RecoveredTopic>,
+    /// The highest number of a change so far.
+    pub(crate) control: u64,
+    /// The first sequence number that a new topic may use.
+    pub(crate) sequence_floor: u64,
+}
+
+impl Replay {
+    /// Starts from `checkpoint`.
+    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
+        let Checkpoint { control, sequence_floor, topics, .. } = checkpoint;
+        let topics = topics.into_iter().map(|mut state| {
+            let channels = std::mem::take(&mut state.channels).into_iter();
+            let channels = channels.map(|channel| ChannelReplay::new(channel, state.mark)).collect();
+            (state.name.clone(), TopicReplay { state, runs: RunList::default(), channels })
+        });
+        Self { control, sequence_floor, topics: topics.collect(), dropped: BTreeSet::new() }
+    }
+
+    /// Takes up the index of a segment in front of the replayed ones.
+    pub(crate) fn index(&mut self, segment: u64, topic: &str, runs: impl Iterator<Item = IndexRun>) {
+        let Some(topic) = self.topics.get_mut(topic) else { return };
+        for IndexRun { span, offset, len, due } in runs {
+            // What lies at or above the checkpoint's next number belongs to a write that failed.
+            if span.end() <= topic.state.next {
+                topic.runs.push(Run { span, segment, offset, len, due });
+            }
+        }
+    }
+
+    /// Takes up a record of a segment in front of the replayed ones, whose index could not be used.
+    pub(crate) fn old_record(&mut self, segment: u64, offset: u32, len: u32, record: &Record<'_>) {
+        if let Record::Messages { topic, span, due, .. } = *record {
+            self.index(segment, topic, std::iter::once(IndexRun { span, offset, len, due }));
+        }
+    }
+
+    /// Applies a record of a replayed segment.
+    pub(crate) fn record(&mut self, segment: u64, offset: u32, len: u32, record: &Record<'_>) {
+        match *record {
+            Record::Messages { topic, span, due, frames } => {
+                let topic = self.topic(topic, span.first);
+                let fresh = span.first >= topic.state.next;
+                topic.state.next = topic.state.next.max(span.end());
+                topic.runs.push(Run { span, segment, offset, len, due });
+                if fresh {
+                    topic.state.message_count += u64::from(span.count);
+                    let overhead = bruit_wire::nsq::MESSAGE_OVERHEAD * span.count as usize;
+                    topic.state.message_bytes += frames.len().saturating_sub(overhead) as u64;
+                }
+            }
+            Record::Finished { topic, channel, spans } => {
+                let Some(channel) = self.channel(topic, channel) else { return };
+                for span in spans.iter() {
+                    channel.finish(span.first, span.end());
+                }
+            }
+            Record::Requeued { topic, channel, held } => {
+                let Some(channel) = self.channel(topic, channel) else { return };
+                for held in held.iter().filter(|held| !channel.finished.contains(held.sequence)) {
+                    channel.known.insert(held.sequence, (held.due, held.attempts));
+                }
+            }
+            Record::Control { topic, channel, op, number, a, b } => {
+                self.control = self.control.max(number);
+                self.change(topic, channel, op, number, a, b);
+            }
+            Record::Index { .. } => {}
+        }
+    }
+
+    fn change(&mut self, name: &str, channel: &str, op: Op, number: u64, a: u64, b: u64) {
+        if op == Op::SegmentDropped {
+            self.dropped.insert(a);
+            return;
+        }
+        if op == Op::TopicDeleted {
+            self.sequence_floor = self.sequence_floor.max(a);
+            if self.topics.get(name).is_some_and(|topic| topic.state.control < number) {
+                self.topics.remove(name);
+            }
+            return;
+        }
+        let first = if op == Op::TopicCreated { a } else { 0 };
+        let topic = self.topic(name, first);
+        if topic.state.control >= number {
+            return;
+        }
+        topic.state.control = number;
+        match op {
+            Op::TopicCreated | Op::TopicDeleted | Op::SegmentDropped => {}
+            Op::TopicPaused => {
+                topic.state.paused = b != 0;
+                topic.state.mark = a;
+            }
+            Op::TopicEmptied => {
+                topic.state.mark = topic.state.mark.max(b);
+                topic.channels.values_mut().for_each(|channel| channel.finish(a, b));
+            }
+            Op::ChannelCreated => {
+                let mut created = ChannelReplay { counted_to: a, ..ChannelReplay::default() };
+                created.finish(0, a);
+                topic.channels.insert(channel.to_owned(), created);
+            }
+            Op::ChannelDeleted => {
+                topic.channels.remove(channel);
+                topic.state.mark = a;
+            }
+            Op::ChannelPaused => {
+                if let Some(channel) = topic.channels.get_mut(channel) {
+                    channel.paused = b != 0;
+                }
+            }
+            Op::ChannelEmptied => {
+                if let Some(channel) = topic.channels.get_mut(channel) {
+                    channel.finish(0, a);
+                }
+            }
+        }
+    }
+
+    /// The topic `name`; one that no record has created begins at `first`: its record was lost to damage.
+    fn topic(&mut self, name: &str, first: u64) -> &mut TopicReplay {
+        self.topics.entry(name.to_owned()).or_insert_with(|| TopicReplay {
+            state: TopicState { name: name.to_owned(), next: first, mark: first, ..TopicState::default() },
+            ..TopicReplay::default()
+        })
+    }
+
+    fn channel(&mut self, topic: &str, channel: &str) -> Option<&mut ChannelReplay> {
+        self.topics.get_mut(topic)?.channels.get_mut(channel)
+    }
+
+    /// Whether a record says that segment `number` is no longer needed.
+    pub(crate) fn is_dropped(&self, number: u64) -> bool {
+        self.dropped.contains(&number)
+    }
+
+    /// What came of it.
+    pub(crate) fn finish(self) -> Recovered {
+        let topics = self.topics.into_values().map(TopicReplay::finish).collect();
+        Recovered { topics, control: self.control, sequence_floor: self.sequence_floor }
+    }
+}
+
+impl ChannelReplay {
+    fn new(state: ChannelState, mark: u64) -> (String, Self) {
+        let mut finished = RangeSet::default();
+        finished.insert(0, state.next);
+        let mut known = BTreeMap::new();
+        for HeldRange { first, count, due, attempts } in state.held {
+            let end = first.saturating_add(count);
+            finished.remove(first, end);
+            if due > 0 || attempts > 0 {
+                known.extend((first..end).map(|sequence| (sequence, (due, attempts))));
+            }
+        }
+        for (first, end) in state.finished {
+            finished.insert(first, end);
+        }
+        let message_count = state.message_count;
+        (state.name, Self { paused: state.paused, finished, known, message_count, counted_to: mark })
+    }
+
+    fn finish(&mut self, first: u64, end: u64) {
+        self.finished.insert(first, end);
+        // Emptying names a huge range, so the numbers that are known are walked, not the range.
+        let gone: Vec<u64> = self.known.range(first..end.max(first)).map(|(&sequence, _)| sequence).collect();
+        for sequence in gone {
+            self.known.remove(&sequence);
+        }
+    }
+
+    fn state(self, name: String, runs: &RunList, mark: u64) -> ChannelState {
+        // Deferred messages are delivered by their due time, not by the cursor: those that are finished
+        // say nothing about how far the cursor came.
+        let mut by_cursor = self.finished.clone();
+        for run in runs.iter().filter(|run| run.due > 0) {
+            by_cursor.remove(run.span.first, run.span.end());
+        }
+        let next = by_cursor.end();
+        let mut held = Vec::new();
+        for run in runs.iter().take_while(|run| run.span.first < mark) {
+            let end = if run.due > 0 { run.span.end().min(mark) } else { run.span.end().min(next) };
+            for (first, end) in self.finished.missing(run.span.first, end) {
+                // Below the cursor and not finished means that it was delivered at least once.
+                let fallback = if run.due > 0 { (run.due, 0) } else { (0, 1) };
+                for sequence in first..end {
+                    let (due, attempts) = self.known.get(&sequence).copied().unwrap_or(fallback);
+                    push_held(&mut held, HeldRange { first: sequence, count: 1, due, attempts });
+                }
+            }
+        }
+        let message_count = self.message_count + mark.saturating_sub(self.counted_to);
+        ChannelState { name, next, paused: self.paused, held, finished: Vec::new(), message_count }
+    }
+}
+
+impl TopicReplay {
+    fn finish(self) -> RecoveredTopic {
+        let Self { mut state, runs, channels } = self;
+        if !channels.is_empty() && !state.paused {
+            state.mark = state.next;
+        }
+        let channels = channels.into_iter();
+        state.channels = channels.map(|(name, channel)| channel.state(name, &runs, state.mark)).collect();
+        RecoveredTopic { state, runs }
+    }
+}
+
+/// Appends `entry`, merged with the last one where it continues it.
+pub(crate) fn push_held(list: &mut Vec<HeldRange>, entry: HeldRange) {
+    if let Some(last) = list.last_mut() {
+        let follows = last.first + last.count == entry.first;
+        if follows && last.due == entry.due && last.attempts == entry.attempts {
+            last.count += entry.count;
+            return;
+        }
+    }
+    list.push(entry);
+}
