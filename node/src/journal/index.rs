@@ -69,27 +69,10 @@ impl RunList {
         }
     }
 
-    /// Puts `run` where its sequence numbers belong; what it overlaps is cut.
+    /// Puts `run` where its sequence numbers belong, in place of what was there.
     fn replace(&mut self, run: Run) {
-        let from = self.position(run.span.first);
-        let mut around = Vec::new();
-        let mut to = from;
-        while let Some(old) = self.runs.get(to).filter(|old| old.span.first < run.span.end()) {
-            // A cut run keeps its whole stretch: a reader finds its records by their numbers.
-            if old.span.first < run.span.first {
-                around.push(cut(old, old.span.first, run.span.first));
-            }
-            if run.span.end() < old.span.end() {
-                around.push(cut(old, run.span.end(), old.span.end()));
-            }
-            to += 1;
-        }
-        self.runs.drain(from..to);
-        around.push(run);
-        around.sort_by_key(|run| run.span.first);
-        for (i, run) in around.into_iter().enumerate() {
-            self.runs.insert(from + i, run);
-        }
+        self.remove(run.span);
+        self.runs.insert(self.position(run.span.first), run);
     }
 
     /// Index of the first run that ends behind `sequence`.
@@ -112,16 +95,30 @@ impl RunList {
         self.runs.len()
     }
 
-    /// Forgets the runs for which `needed` is false and calls `dropped` for each.
+    /// Forgets the runs for which `needed` is false.
     pub(crate) fn retain(&mut self, mut needed: impl FnMut(&Run) -> bool) {
         self.runs.retain(|run| needed(run));
         self.runs.shrink_to(self.runs.len() * 2);
     }
 
-    /// Forgets everything below `sequence`; a run that reaches over it is cut.
-    pub(crate) fn forget_below(&mut self, sequence: u64) {
-        while self.runs.front().is_some_and(|run| run.span.end() <= sequence) {
-            self.runs.pop_front();
+    /// Forgets the numbers of `span`; runs that reach over it are cut.
+    pub(crate) fn remove(&mut self, span: Span) {
+        let from = self.position(span.first);
+        let mut rest = Vec::new();
+        let mut to = from;
+        while let Some(old) = self.runs.get(to).filter(|old| old.span.first < span.end()) {
+            // A cut run keeps its whole stretch: a reader finds its records by their numbers.
+            if old.span.first < span.first {
+                rest.push(cut(old, old.span.first, span.first));
+            }
+            if span.end() < old.span.end() {
+                rest.push(cut(old, span.end(), old.span.end()));
+            }
+            to += 1;
+        }
+        self.runs.drain(from..to);
+        for (i, run) in rest.into_iter().enumerate() {
+            self.runs.insert(from + i, run);
         }
     }
 
@@ -202,9 +199,9 @@ mod tests {
         let mut list = RunList::default();
         list.push(run(0, 10, 1, 0, 100));
         list.push(run(10, 10, 2, 0, 100));
-        list.forget_below(10);
-        assert_eq!(spans(&list), [(10, 20, 2)]);
-        list.forget_below(15);
-        assert_eq!(spans(&list), [(10, 20, 2)]);
+        list.remove(Span { first: 5, count: 8 });
+        assert_eq!(spans(&list), [(0, 5, 1), (13, 20, 2)]);
+        list.retain(|run| run.segment == 2);
+        assert_eq!(spans(&list), [(13, 20, 2)]);
     }
 }

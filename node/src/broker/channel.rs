@@ -1,0 +1,415 @@
+//! A channel: the lock around its [`Queue`], its consumers, and what it reads back from the journal.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bruit_wire::{ChannelName, TopicName};
+use parking_lot::Mutex;
+
+use super::{
+    Shared,
+    client::{Client, ClientStats},
+    delivery::{Stop, Taken, Want},
+    queue::{Output, Pending, Queue, RequeueError},
+    tail::Tail,
+    window::NotYours,
+};
+use crate::journal::{Run, Span, checkpoint::{ChannelState, HeldRange}};
+
+/// Tries to read a stretch of the journal before its messages are given up for this life of the node.
+const READ_TRIES: u32 = 5;
+/// Pause between them.
+const READ_PAUSE: Duration = Duration::from_millis(200);
+
+/// A channel of a topic.
+#[derive(Debug)]
+pub struct Channel {
+    number: u64,
+    topic: TopicName,
+    name: ChannelName,
+    shared: Arc<Shared>,
+    tail: Arc<Mutex<Tail>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    clients: Vec<Arc<Client>>,
+    /// Consumers that found nothing; each is woken once and then looks again.
+    waiting: VecDeque<Arc<Client>>,
+    /// A stretch of the journal is being read.
+    loading: bool,
+    /// When the agenda looks at this channel next.
+    scheduled: u64,
+    /// The commit loop knows that there is something to write.
+    noted: bool,
+    deleted: bool,
+}
+
+/// A channel's figures (NSQ reference, section 6.5).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChannelStats {
+    /// Messages that wait to be delivered, without those in flight or deferred.
+    pub depth: u64,
+    /// Those of them that are not in memory.
+    pub backend_depth: u64,
+    /// Delivered and not answered.
+    pub in_flight_count: u64,
+    /// Held back until they are due.
+    pub deferred_count: u64,
+    /// Messages that have reached the channel.
+    pub message_count: u64,
+    /// REQ commands that were taken.
+    pub requeue_count: u64,
+    /// Deliveries that timed out.
+    pub timeout_count: u64,
+    /// Consumers.
+    pub client_count: u64,
+    /// Whether it is paused.
+    pub paused: bool,
+}
+
+/// Why a consumer is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SubscribeError {
+    /// The channel is being deleted.
+    Deleted,
+    /// It has as many consumers as it may.
+    TooManyConsumers,
+}
+
+impl Channel {
+    pub(super) fn new(
+        number: u64,
+        topic: TopicName,
+        name: ChannelName,
+        shared: Arc<Shared>,
+        tail: Arc<Mutex<Tail>>,
+        queue: Queue,
+    ) -> Arc<Self> {
+        let state = State {
+            queue,
+            clients: Vec::new(),
+            waiting: VecDeque::new(),
+            loading: false,
+            scheduled: u64::MAX,
+            noted: false,
+            deleted: false,
+        };
+        Arc::new(Self { number, topic, name, shared, tail, state: Mutex::new(state) })
+    }
+
+    /// Unique over the node's life.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// The topic that it belongs to.
+    pub(super) const fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Adds a consumer.
+    ///
+    /// # Errors
+    /// The channel is deleted or full.
+    pub(crate) fn subscribe(&self, client: &Arc<Client>) -> Result<(), SubscribeError> {
+        let mut state = self.state.lock();
+        if state.deleted {
+            return Err(SubscribeError::Deleted);
+        }
+        let limit = self.shared.limits.max_channel_consumers;
+        if limit > 0 && state.clients.len() >= limit {
+            return Err(SubscribeError::TooManyConsumers);
+        }
+        state.clients.push(Arc::clone(client));
+        Ok(())
+    }
+
+    /// Removes a consumer whose connection is gone; what it had in flight is available again at once.
+    /// Returns whether it was the last one.
+    pub(super) fn leave(self: &Arc<Self>, client: &Arc<Client>) -> bool {
+        let mut state = self.state.lock();
+        state.clients.retain(|other| other.id != client.id);
+        state.waiting.retain(|other| other.id != client.id);
+        let released = state.queue.release(client.id);
+        if released > 0 {
+            self.note_pending(&mut state);
+        }
+        state.wake_one();
+        state.clients.is_empty()
+    }
+
+    /// Gives `client` messages, appended to `out`. If there are none, or more must be read first, it is woken
+    /// when it is worth asking again. Returns how many it got.
+    pub(crate) fn take(self: &Arc<Self>, client: &Arc<Client>, want: Want<'_>, out: &mut Output) -> u64 {
+        let now = self.shared.clock.now();
+        let mut state = self.state.lock();
+        let (Taken { messages, stop, prefetch }, more) = {
+            let tail = self.tail.lock();
+            let taken = state.queue.take(now, &tail, want, out);
+            (taken, state.queue.has_more(&tail))
+        };
+        client.in_flight.fetch_add(messages, Ordering::Relaxed);
+        client.message_count.fetch_add(messages, Ordering::Relaxed);
+        match stop {
+            // Another consumer should not sleep while messages lie there.
+            Stop::Full if more => drop(state.wake_one()),
+            Stop::Full => {}
+            Stop::Empty => state.wait(client),
+            Stop::Cold(run, again) => {
+                state.wait(client);
+                self.load(&mut state, run, again);
+            }
+        }
+        if let Some(run) = prefetch {
+            self.load(&mut state, run, false);
+        }
+        self.schedule(&mut state);
+        if !state.queue.pending.is_empty() {
+            self.note_pending(&mut state);
+        }
+        messages
+    }
+
+    /// Finishes messages of one read under one lock; `refused` gets those that are not the client's.
+    pub(crate) fn finish(
+        self: &Arc<Self>,
+        client: &Client,
+        sequences: &[u64],
+        mut refused: impl FnMut(u64, NotYours),
+    ) {
+        let mut state = self.state.lock();
+        let mut finished = 0;
+        for &sequence in sequences {
+            match state.queue.finish(sequence, client.id) {
+                Ok(()) => finished += 1,
+                Err(error) => refused(sequence, error),
+            }
+        }
+        self.note_pending(&mut state);
+        drop(state);
+        client.in_flight.fetch_sub(finished, Ordering::Relaxed);
+        client.finish_count.fetch_add(finished, Ordering::Relaxed);
+    }
+
+    /// Puts a message back, at once or after `delay` ms.
+    ///
+    /// # Errors
+    /// It is not the client's, or too many are deferred.
+    pub(crate) fn requeue(self: &Arc<Self>, client: &Client, sequence: u64, delay: u64) -> Result<(), RequeueError> {
+        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
+        let mut state = self.state.lock();
+        state.queue.requeue(now, wall, sequence, client.id, delay)?;
+        client.in_flight.fetch_sub(1, Ordering::Relaxed);
+        client.requeue_count.fetch_add(1, Ordering::Relaxed);
+        self.note_pending(&mut state);
+        self.schedule(&mut state);
+        state.wake_one();
+        Ok(())
+    }
+
+    /// Gives the client more time for a message.
+    ///
+    /// # Errors
+    /// It is not the client's.
+    pub(crate) fn touch(&self, client: &Client, sequence: u64, timeout: u32, max: u32) -> Result<(), NotYours> {
+        let now = self.shared.clock.now();
+        self.state.lock().queue.touch(now, sequence, client.id, timeout, max)
+    }
+
+    /// Looks at deadlines; called by the agenda.
+    pub(super) fn expire(self: &Arc<Self>) {
+        let now = self.shared.clock.now();
+        let mut state = self.state.lock();
+        state.scheduled = u64::MAX;
+        let lost = state.queue.expire(now);
+        for client in &state.clients {
+            if let Some(count) = lost.get(&client.id) {
+                client.lost(*count);
+            }
+        }
+        self.note_pending(&mut state);
+        self.schedule(&mut state);
+        state.wake_one();
+    }
+
+    /// Enters deferred messages that the fan-out mark has passed.
+    pub(super) fn defer(self: &Arc<Self>, deferred: &[(Span, u64)]) {
+        if deferred.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        for &(span, due) in deferred {
+            state.queue.defer(span, self.shared.clock.monotonic(due), due);
+        }
+        self.schedule(&mut state);
+    }
+
+    /// Wakes a consumer: there is something new, or one that was woken cannot take it.
+    pub(super) fn wake(&self) {
+        self.state.lock().wake_one();
+    }
+
+    /// For an ephemeral channel: drops the oldest messages beyond `keep`.
+    pub(super) fn keep_newest(&self, mark: u64, keep: u64) {
+        self.state.lock().queue.keep_newest(mark, keep);
+    }
+
+    /// Stops or resumes deliveries.
+    pub(super) fn set_paused(&self, paused: bool) {
+        let mut state = self.state.lock();
+        state.queue.paused = paused;
+        while state.wake_one() {}
+    }
+
+    /// Drops everything that the channel holds or would deliver next.
+    pub(super) fn empty(&self, mark: u64) {
+        let mut state = self.state.lock();
+        state.queue.empty(mark);
+        for client in &state.clients {
+            client.in_flight.store(0, Ordering::Relaxed);
+            client.signal.wake();
+        }
+    }
+
+    /// Ends the channel: its consumers' connections are closed, nothing is written for it any more.
+    pub(super) fn delete(&self) {
+        let mut state = self.state.lock();
+        state.deleted = true;
+        state.queue.empty(u64::MAX);
+        state.queue.take_pending();
+        state.waiting.clear();
+        state.clients.iter().for_each(|client| client.close());
+    }
+
+    /// What the next commit must write.
+    pub(super) fn take_pending(&self) -> Pending {
+        let mut state = self.state.lock();
+        state.noted = false;
+        state.queue.take_pending()
+    }
+
+    /// Puts back what a failed commit was to write; the next one tries again.
+    pub(super) fn restore_pending(self: &Arc<Self>, pending: Pending) {
+        let mut state = self.state.lock();
+        if !state.deleted {
+            state.queue.restore_pending(pending);
+            self.note_pending(&mut state);
+        }
+    }
+
+    /// What is held outside the cursor and where the cursor is; for reclaim.
+    pub(super) fn needs(&self) -> (u64, Vec<HeldRange>) {
+        let state = self.state.lock();
+        (state.queue.next, state.queue.held())
+    }
+
+    /// The lowest message that is not finished.
+    pub(super) fn floor(&self) -> u64 {
+        self.state.lock().queue.floor()
+    }
+
+    pub(super) fn snapshot(&self, tail: &Tail) -> ChannelState {
+        self.state.lock().queue.snapshot(self.name.as_str(), tail)
+    }
+
+    /// A snapshot for `/stats`.
+    pub fn stats(&self) -> ChannelStats {
+        let state = self.state.lock();
+        let tail = self.tail.lock();
+        let queue = &state.queue;
+        let depth = queue.depth(&tail);
+        ChannelStats {
+            depth,
+            backend_depth: depth.saturating_sub(tail.in_memory(queue.next)),
+            in_flight_count: queue.window.len(),
+            deferred_count: queue.deferred_count(),
+            message_count: queue.message_count(tail.mark()),
+            requeue_count: queue.requeue_count,
+            timeout_count: queue.timeout_count,
+            client_count: state.clients.len() as u64,
+            paused: queue.paused,
+        }
+    }
+
+    /// Its consumers.
+    pub fn clients(&self) -> Vec<ClientStats> {
+        self.state.lock().clients.iter().map(|client| client.stats()).collect()
+    }
+
+    fn note_pending(self: &Arc<Self>, state: &mut State) {
+        if !state.noted && !state.queue.pending.is_empty() {
+            state.noted = true;
+            self.shared.commits.note_channel(self, self.shared.clock.now());
+        }
+    }
+
+    fn schedule(self: &Arc<Self>, state: &mut State) {
+        if let Some(at) = state.queue.next_deadline().filter(|at| *at < state.scheduled) {
+            state.scheduled = at;
+            self.shared.agenda.schedule(at, self);
+        }
+    }
+
+    /// Reads a stretch of the journal in the background, one at a time.
+    fn load(self: &Arc<Self>, state: &mut State, run: Run, again: bool) {
+        if std::mem::replace(&mut state.loading, true) {
+            return;
+        }
+        let channel = Arc::clone(self);
+        self.shared.env.spawn.spawn(Box::pin(async move { channel.read_back(run, again).await }));
+    }
+
+    async fn read_back(self: Arc<Self>, run: Run, again: bool) {
+        let mut records = Vec::new();
+        for attempt in 1..=READ_TRIES {
+            match self.shared.store.read(&self.topic, &run).await {
+                Ok(read) => {
+                    records = read;
+                    break;
+                }
+                // The cleaner may have moved the messages meanwhile: the index then says so.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Err(error) => {
+                    tracing::warn!("cannot read back topic {}: {error} (try {attempt})", self.topic);
+                    tokio::time::sleep(READ_PAUSE * attempt).await;
+                }
+            }
+        }
+        let mut state = self.state.lock();
+        let mut tail = self.tail.lock();
+        tail.forget_unread(&run, &records);
+        drop(tail);
+        state.queue.loaded(again, records);
+        state.loading = false;
+        while state.wake_one() {}
+    }
+}
+
+impl State {
+    /// Wakes the consumer that waits longest; returns whether there was one.
+    fn wake_one(&mut self) -> bool {
+        let woken = self.waiting.pop_front();
+        if let Some(client) = &woken {
+            client.waiting.store(false, Ordering::Relaxed);
+            client.signal.wake();
+        }
+        woken.is_some()
+    }
+
+    fn wait(&mut self, client: &Arc<Client>) {
+        if !client.waiting.swap(true, Ordering::Relaxed) {
+            self.waiting.push_back(Arc::clone(client));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the broker knows of a connection: who it is, what it has in flight, how it is reached.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use bruit_wire::TopicName;
+use parking_lot::Mutex;
+
+use super::signal::Signal;
+
+/// A connection. Shared between its task, its channel and the statistics.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Unique over the node's life, from 1.
+    pub(crate) id: u32,
+    /// Wakes the connection's task.
+    pub(crate) signal: Arc<Signal>,
+    /// Messages that it has and has not answered.
+    pub(crate) in_flight: AtomicU64,
+    /// The RDY that it has set.
+    pub(crate) ready: AtomicU64,
+    /// Its channel will wake it when there are messages.
+    pub(super) waiting: AtomicBool,
+    /// Its state as `/stats` shows it: 0 init, 3 subscribed, 4 closing.
+    pub(crate) state: AtomicU8,
+    /// Messages sent to it.
+    pub(crate) message_count: AtomicU64,
+    /// Messages that it has finished.
+    pub(crate) finish_count: AtomicU64,
+    /// Messages that it has requeued.
+    pub(crate) requeue_count: AtomicU64,
+    closing: AtomicBool,
+    about: Mutex<About>,
+}
+
+/// What a client says of itself, and what it published.
+#[derive(Debug)]
+struct About {
+    remote_address: String,
+    client_id: String,
+    hostname: String,
+    user_agent: String,
+    sample_rate: u8,
+    topology_region: String,
+    topology_zone: String,
+    connected: SystemTime,
+    published: BTreeMap<TopicName, u64>,
+}
+
+/// A connection as `/stats` shows it (NSQ reference, section 6.5).
+#[derive(Debug, Clone)]
+pub struct ClientStats {
+    /// As the client named itself; its address if it never did.
+    pub client_id: String,
+    /// Its host, likewise.
+    pub hostname: String,
+    /// Its library.
+    pub user_agent: String,
+    /// Address and port.
+    pub remote_address: String,
+    /// 0 init, 3 subscribed, 4 closing.
+    pub state: u8,
+    /// RDY.
+    pub ready_count: u64,
+    /// Delivered and not answered.
+    pub in_flight_count: u64,
+    /// Delivered in all.
+    pub message_count: u64,
+    /// Finished in all.
+    pub finish_count: u64,
+    /// Requeued in all.
+    pub requeue_count: u64,
+    /// When it connected.
+    pub connected: SystemTime,
+    /// Percentage of messages that it wants; 0 is all.
+    pub sample_rate: u8,
+    /// Where it says it is.
+    pub topology_region: String,
+    /// Where it says it is.
+    pub topology_zone: String,
+    /// Messages published, by topic.
+    pub pub_counts: Vec<(TopicName, u64)>,
+}
+
+impl Client {
+    /// A connection that just came in.
+    pub(crate) fn new(id: u32, remote_address: String, remote_ip: String, connected: SystemTime) -> Self {
+        let about = About {
+            remote_address,
+            client_id: remote_ip.clone(),
+            hostname: remote_ip,
+            user_agent: String::new(),
+            sample_rate: 0,
+            topology_region: String::new(),
+            topology_zone: String::new(),
+            connected,
+            published: BTreeMap::new(),
+        };
+        Self {
+            id,
+            signal: Arc::default(),
+            in_flight: AtomicU64::new(0),
+            ready: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+            state: AtomicU8::new(0),
+            message_count: AtomicU64::new(0),
+            finish_count: AtomicU64::new(0),
+            requeue_count: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            about: Mutex::new(about),
+        }
+    }
+
+    /// Takes over what IDENTIFY said.
+    pub(crate) fn identified(&self, identify: &bruit_wire::nsq::Identify) {
+        let mut about = self.about.lock();
+        about.client_id = identify.client_id.clone().unwrap_or_default();
+        about.hostname = identify.hostname.clone().unwrap_or_default();
+        about.user_agent.clone_from(&identify.user_agent);
+        about.sample_rate = identify.sample_rate;
+        about.topology_region.clone_from(&identify.topology_region);
+        about.topology_zone.clone_from(&identify.topology_zone);
+    }
+
+    /// Counts publishes.
+    pub(crate) fn published(&self, topic: &TopicName, count: u64) {
+        *self.about.lock().published.entry(topic.clone()).or_default() += count;
+    }
+
+    /// Asks the connection to close.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.signal.wake();
+    }
+
+    /// Whether it was asked to.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Takes `count` messages off what it has in flight and wakes it: it may take more.
+    pub(crate) fn lost(&self, count: u64) {
+        self.in_flight.fetch_sub(count, Ordering::Relaxed);
+        self.signal.wake();
+    }
+
+    /// Whether its channel will wake it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// A snapshot for `/stats`.
+    pub(crate) fn stats(&self) -> ClientStats {
+        let about = self.about.lock();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ClientStats {
+            client_id: about.client_id.clone(),
+            hostname: about.hostname.clone(),
+            user_agent: about.user_agent.clone(),
+            remote_address: about.remote_address.clone(),
+            state: self.state.load(Ordering::Relaxed),
+            ready_count: load(&self.ready),
+            in_flight_count: load(&self.in_flight),
+            message_count: load(&self.message_count),
+            finish_count: load(&self.finish_count),
+            requeue_count: load(&self.requeue_count),
+            connected: about.connected,
+            sample_rate: about.sample_rate,
+            topology_region: about.topology_region.clone(),
+            topology_zone: about.topology_zone.clone(),
+            pub_counts: about.published.iter().map(|(topic, count)| (topic.clone(), *count)).collect(),
+        }
+    }
+}
