@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod error;
 mod frame;
+mod identify;
 mod message;
 mod publish;
 
@@ -23,6 +24,7 @@ pub use error::ClientError;
 pub use frame::{
     CLOSE_WAIT_FRAME, Frame, FrameDecoder, FrameError, FrameType, HEARTBEAT_FRAME, OK_FRAME, put_frame,
 };
+pub use identify::{Identify, IdentifyLimits, IdentifyReply};
 pub use message::{MESSAGE_OVERHEAD, MessageView, message_frame_len, put_message, set_attempts};
 
 /// What a client must send before its first command.
