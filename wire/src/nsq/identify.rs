@@ -435,7 +435,7 @@ mod tests {
             ("heartbeat_interval", "heartbeat interval", &[-2, 1, 999, 60_001, i64::MIN, i64::MAX][..]),
             ("output_buffer_timeout", "output buffer timeout", &[-2, 24, 30_001, i64::MAX]),
             ("output_buffer_size", "output buffer size", &[-2, 1, 63, 65_537, i64::MIN]),
-            ("sample_rate", "sample rate", &[-1, 100, i32::MIN as i64, i32::MAX as i64]),
+            ("sample_rate", "sample rate", &[-1, 100, i32::MIN.into(), i32::MAX.into()]),
             ("msg_timeout", "msg timeout", &[-1, 1, 999, 900_001, i64::MAX]),
         ] {
             for value in bad {

@@ -499,8 +499,8 @@ proptest! {
         let stream = [word.as_bytes(), &bytes].concat();
         let (mut whole, mut split) = (Decoder::new(), Decoder::new());
         let at_once = whole.decode(&stream, &rules);
-        let by_bytes = (0..=stream.len()).map(|end| split.decode(&stream[..end], &rules));
-        let first = by_bytes.filter(|found| !matches!(found, Ok(Decoded::Need(_)))).next();
+        let mut by_bytes = (0..=stream.len()).map(|end| split.decode(&stream[..end], &rules));
+        let first = by_bytes.find(|found| !matches!(found, Ok(Decoded::Need(_))));
         match at_once {
             Ok(Decoded::Need(need)) => {
                 prop_assert!(first.is_none());
