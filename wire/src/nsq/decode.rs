@@ -385,4 +385,6 @@ fn plain_finish(input: &[u8]) -> Option<&[u8; 16]> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
