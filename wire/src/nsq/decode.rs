@@ -17,9 +17,9 @@ pub const LINE_LEN_MAX: usize = 16 * 1024;
 
 /// Decodes the commands of one connection, one at a time.
 ///
-/// The caller keeps the bytes: each call gets all bytes received and not yet consumed. The same bytes are
-/// not read again however often a call finds too few, so that a command sent byte by byte costs what it
-/// would cost in one piece.
+/// The caller keeps the bytes: each call gets all bytes received and not yet consumed. However small the
+/// pieces are that they come in, a byte is searched for a newline once, a message of an `MPUB` is walked
+/// over once, and a whole line is split at most three times.
 #[derive(Debug)]
 pub struct Decoder {
     /// What the last call was short of.
@@ -101,8 +101,20 @@ impl Decoder {
         if input.len() < self.need.at_least {
             return Ok(Decoded::Need(self.need));
         }
-        let found = self.find(input, rules)?;
-        Ok(match found {
+        // These two are nearly all that a busy node reads, so they skip the splitting of lines.
+        if let Some(id) = plain_finish(input)
+            && rules.phase != Phase::Init
+        {
+            (self.need, self.scanned) = (Need::COMMAND, 0);
+            return Ok(Decoded::Command { command: Command::Finish { id }, consumed: FINISH_LINE_LEN });
+        }
+        if let Some((topic, line_len)) = self.repeated.match_line(input)
+            && let Some((body, consumed)) = plain_body(input, line_len, rules.max_msg_size)
+        {
+            (self.need, self.scanned) = (Need::COMMAND, 0);
+            return Ok(Decoded::Command { command: Command::Publish { topic, body }, consumed });
+        }
+        Ok(match self.find(input, rules)? {
             Found::Command(command, consumed) => {
                 (self.need, self.scanned, self.multi) = (Need::COMMAND, 0, None);
                 Decoded::Command { command, consumed }
@@ -117,15 +129,6 @@ impl Decoder {
     fn find<'b>(&mut self, input: &'b [u8], rules: &Rules) -> Result<Found<'b>, ClientError> {
         if let Some(multi) = &mut self.multi {
             return multi.resume(input, rules);
-        }
-        // These two are nearly all that a busy node reads, so they skip the splitting of lines.
-        if let Some((topic, line_len)) = self.repeated.match_line(input) {
-            return publish(input, line_len, topic, rules);
-        }
-        if let Some(id) = plain_finish(input)
-            && rules.phase != Phase::Init
-        {
-            return Ok(Found::Command(Command::Finish { id }, FINISH_LINE_LEN));
         }
         let Some(line_len) = self.line_len(input)? else {
             let at_least = input.len() + 1;
@@ -218,6 +221,15 @@ pub(super) fn sized_body<'b>(
 /// The four bytes at `offset` as the number that they are.
 pub(super) fn be_i32(input: &[u8], offset: usize) -> Option<i32> {
     Some(i32::from_be_bytes(*input.get(offset..)?.first_chunk()?))
+}
+
+/// The whole body whose length starts at `offset`, if it is there and nothing is wrong with it. Anything
+/// else is for [`sized_body`] to tell.
+fn plain_body(input: &[u8], offset: usize, max: usize) -> Option<(&[u8], usize)> {
+    let (size, rest) = input.get(offset..)?.split_first_chunk()?;
+    let len = u32::from_be_bytes(*size) as usize;
+    let body = rest.get(..len).filter(|body| !body.is_empty() && len <= max)?;
+    Some((body, offset + 4 + len))
 }
 
 fn publish<'b>(

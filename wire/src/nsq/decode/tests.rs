@@ -333,6 +333,9 @@ fn a_multi_publish_cannot_grow_past_the_limit_of_a_body() {
     let mut whole = fits(8);
     whole.extend_from_slice(&[b'x'; 8]);
     assert!(matches!(command(&whole, rules), Command::MultiPublish { .. }));
+    let mut too_long = fits(9);
+    too_long.extend_from_slice(&[b'x'; 9]);
+    assert!(Decoder::new().decode(&too_long, &rules).is_err(), "although all of it is there");
     let mut third = sized("MPUB t", &[10, 3, 30]);
     third.extend_from_slice(&[b'x'; 30]);
     assert_eq!(error(third, rules), "E_BAD_BODY MPUB body too big 42 > 40");
@@ -380,4 +383,21 @@ fn a_repeated_publish_line_is_only_taken_for_itself() {
     input.push(b'x');
     assert_eq!(next(&input), "a");
     assert_eq!(next(&input), "a");
+}
+
+#[test]
+fn a_repeated_publish_line_excuses_no_check() {
+    let rules = Rules { max_msg_size: 3, ..RULES };
+    let mut decoder = Decoder::new();
+    let first = b"PUB a\n\x00\x00\x00\x01x";
+    assert!(decoder.decode(first, &rules).is_ok());
+    for (input, text) in [
+        (&b"PUB a\n\x00\x00\x00\x04xxxx"[..], "E_BAD_MESSAGE PUB message too big 4 > 3"),
+        (b"PUB a\n\x00\x00\x00\x00xxxx", "E_BAD_MESSAGE PUB invalid message body size 0"),
+        (b"PUB a\n\xff\xff\xff\xffxxxx", "E_BAD_MESSAGE PUB invalid message body size -1"),
+        // What follows would pass for a length, were the newline not compared.
+        (b"PUB ax\x00\x00\x00\x01y\n", r#"E_BAD_TOPIC PUB topic name "ax\x00\x00\x00\x01y" is not valid"#),
+    ] {
+        assert_eq!(decoder.decode(input, &rules).unwrap_err().to_string(), text);
+    }
 }
