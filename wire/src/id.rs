@@ -15,7 +15,6 @@ impl MessageId {
     /// The `sequence`th message of a topic of `node`. Only the low 48 bits of `sequence` count: a million
     /// messages a second take nine years to use them up.
     pub const fn new(node: u16, sequence: u64) -> Self {
-        #[expect(clippy::cast_lossless, reason = "u64::from is not const")]
         Self((node as u64) << SEQUENCE_BITS | (sequence & SEQUENCE_MASK))
     }
 
@@ -55,7 +54,7 @@ impl fmt::Display for MessageId {
 }
 
 const fn repeat(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
+    u64::from_be_bytes([byte; 8])
 }
 
 /// The eight hex characters of `value`, first character in the highest byte. Works on all eight nibbles at

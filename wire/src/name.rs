@@ -29,7 +29,7 @@ pub struct InvalidName {
 impl InvalidName {
     fn new(name: &str) -> Self {
         // The text ends up in logs and replies, so a hostile name must not make it long.
-        let shown = name.get(..name.floor_char_boundary(2 * NAME_LEN_MAX)).unwrap_or_default();
+        let shown: String = name.chars().take(2 * NAME_LEN_MAX).collect();
         Self { quoted: go_quote(shown.as_bytes()) }
     }
 }
