@@ -1,4 +1,6 @@
-//! A node of bruit: the queue, its shells, and the one place where they are wired.
+//! A node of bruit: a message queue that speaks NSQ and keeps what it acknowledged.
+pub mod broker;
 mod config;
 pub mod env;
+pub mod journal;
 pub use config::{Config, Durability, DurabilityRule, JournalConfig, Limits};

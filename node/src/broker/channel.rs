@@ -319,8 +319,16 @@ impl Channel {
         self.state.lock().queue.floor()
     }
 
-    pub(super) fn snapshot(&self, tail: &Tail) -> ChannelState {
-        self.state.lock().queue.snapshot(self.name.as_str(), tail)
+    /// The state for a checkpoint.
+    pub(super) fn snapshot(&self) -> ChannelState {
+        let state = self.state.lock();
+        let tail = self.tail.lock();
+        state.queue.snapshot(self.name.as_str(), &tail)
+    }
+
+    /// Puts a recovered channel on the agenda.
+    pub(super) fn start(self: &Arc<Self>) {
+        self.schedule(&mut self.state.lock());
     }
 
     /// A snapshot for `/stats`.

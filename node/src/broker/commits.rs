@@ -42,6 +42,8 @@ pub(super) struct Change {
 #[derive(Debug)]
 pub(super) struct Move {
     pub(super) topic: Arc<Topic>,
+    /// The segment that they leave.
+    pub(super) from: u64,
     pub(super) span: Span,
     pub(super) due: u64,
     pub(super) frames: bytes::Bytes,

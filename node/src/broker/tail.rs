@@ -78,9 +78,20 @@ impl Tail {
         (old, self.deferred_in(old, self.end))
     }
 
-    /// Sets the mark, for a topic whose backlog was dropped.
-    pub(super) fn set_mark(&mut self, mark: u64) {
-        self.mark = self.mark.max(mark);
+    /// Drops what no channel sees yet: the mark moves to the end over a gap. Returns where it was and is.
+    pub(super) fn drop_backlog(&mut self) -> (u64, u64) {
+        let (from, to) = (self.mark, self.end);
+        self.mark = to;
+        let mut first = from;
+        while first < to {
+            let count = u32::try_from(to - first).unwrap_or(u32::MAX);
+            self.runs.remove(Span { first, count });
+            first += u64::from(count);
+        }
+        // A record never reaches over the mark: the mark stands at the end of a commit, or where one began.
+        self.recent.retain(|recent| recent.span.first < from);
+        self.deferred.split_off(&from);
+        (from, to)
     }
 
     /// The deferred messages in `from..to`.
@@ -103,8 +114,16 @@ impl Tail {
     }
 
     /// Points the index to where the cleaner has put messages.
-    pub(super) fn moved(&mut self, run: Run) {
-        self.runs.push(run);
+    /// Messages that left the old segment for another reason meanwhile stay gone.
+    pub(super) fn moved(&mut self, from: u64, run: Run) {
+        let last = run.span.end() - 1;
+        let there = [run.span.first, last].into_iter().all(|sequence| {
+            let holds = |held: &&Run| held.segment == from && held.span.first <= sequence;
+            self.runs.at_or_after(sequence).filter(holds).is_some()
+        });
+        if there {
+            self.runs.push(run);
+        }
     }
 
     /// What a channel's cursor meets at `sequence`. Deferred messages are stepped over: they come by their
@@ -206,13 +225,16 @@ impl Tail {
 
     /// How many messages lie in `from..to`, the deferred ones not counted.
     pub(super) fn count(&self, from: u64, to: u64) -> u64 {
+        let deferred = self.deferred_in(from, to).into_iter().map(|(span, _)| u64::from(span.count));
+        self.count_all(from, to).saturating_sub(deferred.sum())
+    }
+
+    /// How many messages lie in `from..to`.
+    pub(super) fn count_all(&self, from: u64, to: u64) -> u64 {
         if to <= from {
             return 0;
         }
-        let in_memory = self.runs.len() == 0;
-        let held = if in_memory { self.count_recent(from, to) } else { self.runs.covered(from, to) };
-        let deferred = self.deferred_in(from, to).into_iter().map(|(span, _)| u64::from(span.count));
-        held.saturating_sub(deferred.sum())
+        if self.runs.len() == 0 { self.count_recent(from, to) } else { self.runs.covered(from, to) }
     }
 
     /// Messages at or behind `sequence` that are in memory.

@@ -60,6 +60,22 @@ impl Admission {
         self.reasons.lock().current().map_or(Ok(()), Err)
     }
 
+    /// As [`Self::check`], for what needs no disk.
+    ///
+    /// # Errors
+    /// The node is stopping.
+    pub(crate) fn check_exit(&self) -> Result<(), Refused> {
+        match self.check() {
+            Err(Refused::Exiting) => Err(Refused::Exiting),
+            _ => Ok(()),
+        }
+    }
+
+    /// The reason for which publishes are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Refused> {
+        self.check().err()
+    }
+
     /// From now on everything is refused.
     pub(crate) fn exit(&self) {
         self.change(|reasons| reasons.exiting = true);

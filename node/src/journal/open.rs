@@ -35,17 +35,6 @@ pub struct RecoveryReport {
     pub damages: Vec<String>,
 }
 
-impl RecoveryReport {
-    fn note(&mut self, bytes: usize, what: String) {
-        self.damaged += 1;
-        self.damaged_bytes += bytes as u64;
-        tracing::error!("journal damaged: {what}");
-        if self.damages.len() < NAMED_MAX {
-            self.damages.push(what);
-        }
-    }
-}
-
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -160,6 +149,15 @@ impl Opening {
         Ok(files)
     }
 
+    fn note(&mut self, bytes: usize, what: String) {
+        self.store.note_damage(&what);
+        self.report.damaged += 1;
+        self.report.damaged_bytes += bytes as u64;
+        if self.report.damages.len() < NAMED_MAX {
+            self.report.damages.push(what);
+        }
+    }
+
     fn io(&self, doing: &'static str, name: &str, error: io::Error) -> OpenError {
         OpenError::Io { doing, path: self.store.path(name), error }
     }
@@ -179,7 +177,7 @@ impl Opening {
             let bytes = self.read_file(&name).await?;
             match Checkpoint::decode(&bytes) {
                 Ok(checkpoint) => return Ok(checkpoint),
-                Err(CheckpointError::Damaged) => self.report.note(bytes.len(), format!("{name} is not whole")),
+                Err(CheckpointError::Damaged) => self.note(bytes.len(), format!("{name} is not whole")),
                 Err(CheckpointError::OtherFormat(found)) => {
                     return Err(OpenError::OtherFormat { path: self.store.path(&name), found });
                 }
@@ -214,7 +212,7 @@ impl Opening {
             return Ok(());
         }
         if sealed.index > 0 {
-            self.report.note(bytes.len(), format!("{name} at {}: its index is not whole", sealed.index));
+            self.note(bytes.len(), format!("{name} at {}: its index is not whole", sealed.index));
         }
         self.walk_old(replay, sealed).await
     }
@@ -230,7 +228,7 @@ impl Opening {
                     replay.old_record(sealed.number, offset, len, &record);
                 }
                 Found::Damage { offset, len } => {
-                    self.report.note(len, format!("{name} at {offset}: {len} bytes unreadable"));
+                    self.note(len, format!("{name} at {offset}: {len} bytes unreadable"));
                 }
             }
         }
@@ -250,7 +248,7 @@ impl Opening {
                     replay.record(number, place(offset), place(len), &record);
                 }
                 Found::Damage { offset, len } => {
-                    self.report.note(len, format!("{name} at {offset}: {len} bytes unreadable"));
+                    self.note(len, format!("{name} at {offset}: {len} bytes unreadable"));
                 }
             }
         }
@@ -286,7 +284,7 @@ impl Opening {
         let whole = stamp != 0 && Walk::new(bytes, stamp, ALIGNMENT).next().is_some();
         // A node that died while it opened a segment leaves one without a front, and nothing in it.
         if !newest || whole {
-            self.report.note(ALIGNMENT, format!("{name} at 0: its front block is not its own"));
+            self.note(ALIGNMENT, format!("{name} at 0: its front block is not its own"));
         }
         Ok(whole.then_some(stamp))
     }
@@ -294,7 +292,7 @@ impl Opening {
     fn name_missing(&mut self, replay: &Replay) {
         for number in std::mem::take(&mut self.missing) {
             if !replay.is_dropped(number) {
-                self.report.note(0, format!("{} is missing", segment_name(number)));
+                self.note(0, format!("{} is missing", segment_name(number)));
             }
         }
     }

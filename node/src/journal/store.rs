@@ -34,7 +34,7 @@ const FILL_STEP: usize = 1024 * 1024;
 pub(crate) struct Store {
     pub(super) env: Env,
     pub(super) dir: PathBuf,
-    pub(super) segment_size: u64,
+    pub(crate) segment_size: u64,
     segments: Mutex<BTreeMap<u64, Known>>,
     readers: Mutex<VecDeque<(u64, Arc<dyn DiskFile>)>>,
     spares: Mutex<VecDeque<Spare>>,
@@ -145,6 +145,10 @@ impl Store {
     pub(crate) async fn read(&self, topic: &TopicName, run: &Run) -> io::Result<Vec<ReadBack>> {
         let (file, stamp) = self.reader(run.segment).await?;
         let bytes = file.read_at(u64::from(run.offset), run.len as usize).await?;
+        // A segment may be let go while it is read; its file then holds something else.
+        if !self.segments.lock().contains_key(&run.segment) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let mut found = Vec::new();
         let mut walk = Walk::new(&bytes, stamp, 0);
         for item in walk.by_ref() {

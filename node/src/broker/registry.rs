@@ -1,0 +1,295 @@
+//! All topics by name, and all connections; the broker as the rest of the node sees it.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use bruit_wire::TopicName;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    Shared,
+    agenda::Agenda,
+    client::{Client, ClientStats},
+    clock::Clock,
+    commits::{Commits, Ticket},
+    committer::Committer,
+    reclaim,
+    topic::Topic,
+};
+use crate::{
+    config::{Durability, JournalConfig, Limits},
+    env::Env,
+    journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
+};
+
+/// The topics of a node.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    topics: DashMap<TopicName, Arc<Topic>>,
+    /// Serialises the making and unmaking of topics; holds the first sequence number that a new one gets.
+    sequence_floor: Mutex<u64>,
+    clients: Mutex<BTreeMap<u32, Arc<Client>>>,
+    next_client: AtomicU32,
+    pub(super) commit_count: AtomicU64,
+    pub(super) sync_count: AtomicU64,
+    pub(super) live_bytes: AtomicU64,
+    last_error: Mutex<Option<Arc<str>>>,
+    /// Segments below this number are described by a checkpoint that is on disk.
+    checkpoint: AtomicU64,
+    checkpointed: Notify,
+}
+
+/// What a broker needs at start.
+pub(crate) struct Opening {
+    /// The outside world.
+    pub(crate) env: Env,
+    /// Holds the journal; locked by the caller.
+    pub(crate) dir: PathBuf,
+    /// 16 bits of the node's id, for message ids.
+    pub(crate) node: u16,
+    /// What clients may do.
+    pub(crate) limits: Limits,
+    /// How messages are kept.
+    pub(crate) journal: JournalConfig,
+}
+
+/// The journal's figures.
+#[derive(Debug, Clone, Default)]
+pub struct JournalStats {
+    /// Segment files.
+    pub segments: u64,
+    /// Bytes that they take on disk.
+    pub bytes: u64,
+    /// Bytes in them that some channel still needs, at the last look.
+    pub live_bytes: u64,
+    /// Damaged records that were found since the start.
+    pub damaged_records: u64,
+    /// Batches that were written.
+    pub commits: u64,
+    /// Those of them that were synced.
+    pub syncs: u64,
+    /// The node's durability: `fsync` or `os`.
+    pub durability: &'static str,
+    /// Why publishes are refused at the moment.
+    pub refusing: Option<String>,
+}
+
+impl Broker {
+    /// Opens the journal and begins to commit. Ends when `exit` says so: then what was staged is written, a
+    /// last checkpoint too, and the second value resolves.
+    pub(crate) async fn open(
+        opening: Opening,
+        exit: watch::Receiver<bool>,
+    ) -> Result<(Arc<Self>, tokio::sync::oneshot::Receiver<()>, RecoveryReport), OpenError> {
+        let Opening { env, dir, node, limits, journal } = opening;
+        let clock = Clock::start(Arc::clone(&env.wall));
+        let opened = journal::open(&journal, dir, env.clone()).await?;
+        let journal::Opened { recovered, report, store, writer } = opened;
+        let shared = Arc::new(Shared {
+            node,
+            env: env.clone(),
+            clock: clock.clone(),
+            limits,
+            journal,
+            commits: Commits::new(recovered.control),
+            agenda: Arc::new(Agenda::default()),
+            store,
+            admission: Arc::new(Admission::default()),
+            channels: AtomicU64::new(1),
+        });
+        let broker = Arc::new(Self::new(Arc::clone(&shared), recovered.sequence_floor.max(1)));
+        for topic in recovered.topics {
+            let Ok(name) = TopicName::new(&topic.state.name) else { continue };
+            broker.topics.insert(name.clone(), Topic::recovered(name, &shared, topic));
+        }
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let committer = Committer::new(Arc::clone(&broker), writer, exit);
+        env.spawn.spawn(Box::pin(async move {
+            committer.run().await;
+            // Nobody may wait for it; then nothing is to be told.
+            drop(done.send(()));
+        }));
+        env.spawn.spawn(Box::pin(Arc::clone(&shared.agenda).run(clock)));
+        let (store, admission) = (Arc::clone(&shared.store), Arc::clone(&shared.admission));
+        let (min_free, changed) = (shared.journal.min_free_bytes, Arc::clone(&shared.commits.changed));
+        env.background.spawn(Box::pin(upkeep::keep(store, admission, min_free, changed)));
+        env.background.spawn(Box::pin(reclaim::run(Arc::clone(&broker))));
+        Ok((broker, ended, report))
+    }
+
+    fn new(shared: Arc<Shared>, sequence_floor: u64) -> Self {
+        Self {
+            shared,
+            topics: DashMap::new(),
+            sequence_floor: Mutex::new(sequence_floor),
+            clients: Mutex::default(),
+            next_client: AtomicU32::new(1),
+            commit_count: AtomicU64::new(0),
+            sync_count: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            checkpoint: AtomicU64::new(0),
+            checkpointed: Notify::new(),
+        }
+    }
+
+    pub(super) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What waits for the next commit and what became of earlier ones.
+    pub(crate) fn commits(&self) -> &Commits {
+        &self.shared.commits
+    }
+
+    /// The node's clocks.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// The topic `name`.
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.get(name).map(|topic| Arc::clone(&topic))
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        let mut topics: Vec<Arc<Topic>> = self.topics.iter().map(|topic| Arc::clone(&topic)).collect();
+        topics.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        topics
+    }
+
+    /// The topic `name`; made now if there is none.
+    ///
+    /// # Errors
+    /// The node is stopping, or the disk takes nothing new.
+    pub fn topic_or_create(&self, name: &TopicName) -> Result<Arc<Topic>, Refused> {
+        if let Some(topic) = self.topic(name.as_str()) {
+            return Ok(topic);
+        }
+        let floor = self.sequence_floor.lock();
+        if let Some(topic) = self.topic(name.as_str()) {
+            return Ok(topic);
+        }
+        self.shared.admission.check_exit()?;
+        let topic = Topic::new(name.clone(), Arc::clone(&self.shared), *floor);
+        topic.created(*floor);
+        self.topics.insert(name.clone(), Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    /// Deletes a topic with its channels and all they hold. `None` if there is none.
+    pub fn delete_topic(&self, name: &str) -> Option<Ticket> {
+        let mut floor = self.sequence_floor.lock();
+        let (_, topic) = self.topics.remove(name)?;
+        let (ticket, next) = topic.delete();
+        // Numbers are never used twice under one name, so an old record can not pass for a new one.
+        *floor = next.max(*floor);
+        Some(ticket)
+    }
+
+    /// The first sequence number that a new topic would get.
+    pub(super) fn sequence_floor(&self) -> u64 {
+        *self.sequence_floor.lock()
+    }
+
+    /// Waits until a change, or what was published, is as durable as promised.
+    ///
+    /// # Errors
+    /// It was not written.
+    pub async fn settled(&self, ticket: Ticket) -> Result<(), Refused> {
+        self.shared.commits.wait(ticket).await
+    }
+
+    /// Enters a connection.
+    pub(crate) fn connect(&self, remote_address: String, remote_ip: String, connected: SystemTime) -> Arc<Client> {
+        let id = self.next_client.fetch_add(1, Ordering::Relaxed);
+        let client = Arc::new(Client::new(id, remote_address, remote_ip, connected));
+        self.clients.lock().insert(id, Arc::clone(&client));
+        client
+    }
+
+    /// Removes a connection.
+    pub(crate) fn disconnect(&self, client: &Client) {
+        self.clients.lock().remove(&client.id);
+    }
+
+    /// Number of connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.clients.lock().len()
+    }
+
+    /// Asks all connections to close.
+    pub(crate) fn close_clients(&self) {
+        self.clients.lock().values().for_each(|client| client.close());
+    }
+
+    /// From now on everything that would change something is refused.
+    pub(crate) fn refuse(&self) {
+        self.shared.admission.exit();
+    }
+
+    /// The connections that have published.
+    pub fn producers(&self) -> Vec<ClientStats> {
+        let clients = self.clients.lock();
+        let stats = clients.values().map(|client| client.stats());
+        stats.filter(|client| !client.pub_counts.is_empty()).collect()
+    }
+
+    /// Whether the last write to the journal succeeded.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn health(&self) -> Result<(), String> {
+        match &*self.last_error.lock() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn set_last_error(&self, error: Option<Arc<str>>) {
+        *self.last_error.lock() = error;
+    }
+
+    /// A checkpoint from which replay starts at segment `replay_from` is on disk.
+    pub(super) fn checkpointed(&self, replay_from: u64) {
+        self.checkpoint.fetch_max(replay_from, Ordering::Relaxed);
+        self.checkpointed.notify_one();
+    }
+
+    /// Where replay would start.
+    pub(super) fn checkpoint(&self) -> u64 {
+        self.checkpoint.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the next checkpoint.
+    pub(super) async fn checkpoint_written(&self) {
+        self.checkpointed.notified().await;
+    }
+
+    /// The journal's figures.
+    pub fn journal_stats(&self) -> JournalStats {
+        let (segments, bytes) = self.shared.store.usage();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        JournalStats {
+            segments,
+            bytes,
+            live_bytes: load(&self.live_bytes),
+            damaged_records: self.shared.store.damaged_records(),
+            commits: load(&self.commit_count),
+            syncs: load(&self.sync_count),
+            durability: if self.shared.journal.durability == Durability::Fsync { "fsync" } else { "os" },
+            refusing: self.shared.admission.refusal().map(|why| why.to_string()),
+        }
+    }
+}
