@@ -85,7 +85,7 @@ impl Splitter {
                 Ok(0) if known == 0 => return Ok(None),
                 Ok(0) => {
                     bytes.truncate(known);
-                    return Ok(Some(self.split(bytes)).filter(|chunk| !chunk.is_empty()));
+                    return Ok(Some(self.chunk_of(bytes)).filter(|chunk| !chunk.is_empty()));
                 }
                 Ok(read) => read,
             };
@@ -99,14 +99,14 @@ impl Splitter {
                 continue;
             };
             self.carry = bytes.split_off(known + last + 1);
-            let chunk = self.split(bytes);
+            let chunk = self.chunk_of(bytes);
             if !chunk.is_empty() {
                 return Ok(Some(chunk));
             }
         }
     }
 
-    fn split(&mut self, bytes: Vec<u8>) -> Chunk {
+    fn chunk_of(&mut self, bytes: Vec<u8>) -> Chunk {
         let mut lines = Vec::new();
         let mut start = 0;
         while start < bytes.len() {
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_batch_has_as_many_lines_as_fit_and_one_that_is_too_large_goes_alone() {
         let mut splitter = Splitter { skip: 0, number: 0, carry: Vec::new() };
-        let mut chunk = splitter.split(b"aaaa\nbb\ncc\nd\n".to_vec());
+        let mut chunk = splitter.chunk_of(b"aaaa\nbb\ncc\nd\n".to_vec());
         assert_eq!(chunk.peek(10, 3).len(), 1);
         assert_eq!(chunk.peek(10, 6).len(), 2);
         assert_eq!(chunk.peek(3, 100).len(), 3);
