@@ -7,6 +7,7 @@ mod client;
 mod config;
 #[cfg(test)]
 mod fake_node;
+mod journal;
 mod lines;
 mod publish;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Show the settings of a node, and where each comes from
     Config(config::ConfigArgs),
+    /// Check or print a data directory
+    Journal(journal::JournalArgs),
 }
 
 /// Runs the command line `argv`, program name included, to its end.
@@ -78,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Journal(args) => journal::run(&args),
     }
 }
 
