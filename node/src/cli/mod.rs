@@ -29,7 +29,9 @@ const USAGE: u8 = 2;
     name = "bruit",
     version,
     propagate_version = true,
-    after_help = "Without a command, `bruit` is `bruit serve` and takes its flags.\n\n\
+    override_usage = "bruit [COMMAND] [OPTIONS]",
+    after_help = "Without a command, `bruit` is `bruit serve` and takes its flags, which `bruit serve --help` \
+        lists.\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 done in part, 5 unhealthy; \
         130 or 143 after a second SIGINT or SIGTERM."
 )]
@@ -40,7 +42,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node: `bruit serve --help` lists its settings
+    /// Run a node
     Serve(serve::ServeArgs),
     /// Publish the lines of a file or of standard input
     Pub(publish::PublishArgs),

@@ -130,7 +130,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     applied!("data-path", "DIR", PathText, One, config.data_path,
         "Holds the messages; created when missing, used by one node at a time"),
     applied!("broadcast-address", "HOST", Text, One, config.broadcast_address,
-        "Name or address that others are told to connect to"),
+        "Name or address of this machine that others are told to connect to"),
     applied!("broadcast-tcp-port", "PORT", PortOrSame, One, config.broadcast_tcp_port,
         "TCP port that others are told; 0 is the one listened on"),
     applied!("broadcast-http-port", "PORT", PortOrSame, One, config.broadcast_http_port,
