@@ -18,7 +18,7 @@ impl AlignedBuf {
     /// An empty buffer that can take `capacity` bytes before it moves.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut raw = Vec::with_capacity(capacity + ALIGNMENT);
+        let mut raw: Vec<u8> = Vec::with_capacity(capacity + ALIGNMENT);
         let start = raw.as_ptr().align_offset(ALIGNMENT);
         raw.resize(start, 0);
         Self { raw, start }

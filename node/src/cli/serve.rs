@@ -1,0 +1,131 @@
+//! `bruit serve`: a node, until a signal stops it.
+
+use std::{fmt::Write as _, io::IsTerminal, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    runtime::{Builder, Runtime},
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::settings::{Flags, Settings};
+use crate::{Durability, Ready, config::JournalConfig, env::real};
+
+/// How long file operations may take to end after the node has stopped.
+const LAST_OPERATIONS: Duration = Duration::from_secs(2);
+/// Exit codes of a process that a signal ended, by the shell's rule: 128 and the signal's number.
+const INTERRUPTED: i32 = 130;
+const TERMINATED: i32 = 143;
+
+/// Arguments of `bruit serve`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Each setting can be given as a flag with one or two dashes, as an environment variable \
+    (BRUIT_TCP_ADDRESS), or in a TOML file (tcp_address); a flag beats the environment, which beats the file.\n\
+    nsqd's other flags are accepted; those without effect here say so at the start.\n\n\
+    SIGTERM and SIGINT stop the node once what it has received is on disk; a second one stops it at once, with \
+    exit code 143 or 130. Nothing that was acknowledged is lost either way."
+)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Runs a node on this thread, and what may be slow on another.
+///
+/// # Errors
+/// Settings that cannot hold, and whatever stops a node.
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings::resolve(&args.flags, std::env::vars_os())?;
+    start_log(settings.log_level);
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+
+    let background = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("bruit-background")
+        .enable_all()
+        .build()
+        .context("cannot start the background thread")?;
+    let data_plane =
+        Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let stopping = watch_signals(&background).context("cannot listen to signals")?;
+
+    let env = real::env(data_plane.handle().clone(), background.handle().clone());
+    let (data, journal) = (settings.config.data_path.display().to_string(), settings.config.journal.clone());
+    let shutdown = async {
+        // The sender lives as long as the background runtime, and that outlives the node.
+        let _ = stopping.await;
+    };
+    let greet = |ready: &Ready| eprint!("{}", banner(ready, &data, &journal));
+    let outcome = data_plane.block_on(crate::run(settings.config, env, shutdown, greet));
+    drop(data_plane);
+    background.shutdown_timeout(LAST_OPERATIONS);
+    outcome?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_log(level: tracing::Level) {
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_max_level(level)
+        .with_target(false)
+        .init();
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process. On the background runtime, so
+/// that it works while the data plane waits for a disk.
+fn watch_signals(background: &Runtime) -> std::io::Result<oneshot::Receiver<()>> {
+    let _context = background.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopping) = oneshot::channel();
+    let mut stop = Some(stop);
+    background.spawn(async move {
+        loop {
+            let code = select! {
+                biased;
+                _ = terminate.recv() => TERMINATED,
+                _ = interrupt.recv() => INTERRUPTED,
+            };
+            let Some(stop) = stop.take() else { std::process::exit(code) };
+            tracing::info!("stopping; a second signal stops at once");
+            let _ = stop.send(());
+        }
+    });
+    Ok(stopping)
+}
+
+/// What a user wants to see at the start. The lines of the addresses are those of nsqd, which scripts wait
+/// for; all are written at once, so that a script that has seen one has seen all.
+fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
+    let mut banner = format!(
+        "bruit {} node {} ready in {} ms\nTCP: listening on {}\n",
+        env!("CARGO_PKG_VERSION"),
+        ready.node_id,
+        ready.took.as_millis(),
+        ready.tcp_address,
+    );
+    // Writing to a String cannot fail.
+    let _ = match ready.http_address {
+        Some(address) => writeln!(banner, "HTTP: listening on {address}"),
+        None => writeln!(banner, "HTTP: off"),
+    };
+    let promise = match journal.durability {
+        Durability::Fsync => "OK means synced to disk",
+        Durability::Os => "OK means handed to the operating system: a power cut loses messages",
+        Durability::Memory => "OK means held in memory",
+    };
+    let exceptions = match journal.rules.len() {
+        0 => "",
+        _ => ", except where --topic-durability says otherwise",
+    };
+    let _ = writeln!(banner, "data: {data} ({promise}{exceptions})");
+    banner
+}

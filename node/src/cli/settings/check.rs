@@ -1,0 +1,189 @@
+//! What settings have to satisfy, alone and together.
+
+use std::{fmt::Display, time::Duration};
+
+use super::form::{Form, GoDuration, Size};
+use crate::{
+    config::{Config, JournalConfig, Limits},
+    env::ALIGNMENT,
+};
+
+/// Largest body that can be asked for, bytes: a node takes one into memory whole.
+const BODY_MAX: usize = 32 << 20;
+/// Bounds of a segment file, bytes.
+const SEGMENT_SIZES: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
+/// The shortest heartbeat interval that clients may ask for, by NSQ's rules.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+/// The shortest patience with a silent client that leaves it time for an answer.
+const CLIENT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait of a FIN: longer ones would redeliver much after a crash.
+const FINISH_DELAY_MAX: Duration = Duration::from_secs(10);
+
+/// Says what cannot hold in `config` and what to do about it. Nothing, if all is well.
+pub(super) fn check(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    addresses(config, &mut problems);
+    sizes(&config.limits, &mut problems);
+    times(&config.limits, &mut problems);
+    journal(&config.journal, &mut problems);
+    problems
+}
+
+fn addresses(config: &Config, problems: &mut Vec<String>) {
+    let tcp = config.tcp_address;
+    if tcp.port() != 0 && config.http_address == Some(tcp) {
+        problems.push(format!(
+            "--tcp-address and --http-address are both {tcp}: give them different ports, or turn HTTP off with \
+             --http-address="
+        ));
+    }
+    if config.broadcast_address.is_empty() {
+        problems.push(
+            "--broadcast-address is empty: write the name by which others reach this machine".to_owned(),
+        );
+    }
+}
+
+fn sizes(limits: &Limits, problems: &mut Vec<String>) {
+    for (name, value) in [("max-msg-size", limits.max_msg_size), ("max-body-size", limits.max_body_size)] {
+        if value == 0 || value > BODY_MAX {
+            problems.push(out_of_range(name, Size::show(&value), 1, Size::show(&BODY_MAX)));
+        }
+    }
+    if limits.max_rdy_count == 0 {
+        problems.push("--max-rdy-count is 0, so that nothing could be delivered: write 1 or more".to_owned());
+    }
+    if limits.max_connections == 0 {
+        problems.push("--max-connections is 0, so that nobody could connect: write 1 or more".to_owned());
+    }
+    if limits.max_output_buffer_size < 64 {
+        problems.push(format!(
+            "--max-output-buffer-size is {}: write 64 or more, the smallest buffer that clients may ask for",
+            limits.max_output_buffer_size
+        ));
+    }
+}
+
+fn times(limits: &Limits, problems: &mut Vec<String>) {
+    at_least("msg-timeout", limits.msg_timeout, Duration::from_millis(1), problems);
+    at_least("client-timeout", limits.client_timeout, CLIENT_TIMEOUT_MIN, problems);
+    at_least("max-heartbeat-interval", limits.max_heartbeat_interval, HEARTBEAT_MIN, problems);
+    let shortest = limits.min_output_buffer_timeout;
+    at_least("max-output-buffer-timeout", limits.max_output_buffer_timeout, shortest, problems);
+    at_most("msg-timeout", limits.msg_timeout, "max-msg-timeout", limits.max_msg_timeout, problems);
+    at_most(
+        "output-buffer-timeout",
+        limits.output_buffer_timeout,
+        "max-output-buffer-timeout",
+        limits.max_output_buffer_timeout,
+        problems,
+    );
+}
+
+fn journal(journal: &JournalConfig, problems: &mut Vec<String>) {
+    let size = journal.segment_size;
+    if !SEGMENT_SIZES.contains(&size) {
+        let (least, most) = (Size::show(SEGMENT_SIZES.start()), Size::show(SEGMENT_SIZES.end()));
+        problems.push(out_of_range("segment-size", Size::show(&size), least, most));
+    } else if !size.is_multiple_of(ALIGNMENT as u64) {
+        let below = Size::show(&(size - size % ALIGNMENT as u64));
+        problems.push(format!("--segment-size is {size}, no multiple of {ALIGNMENT}: write {below}, say"));
+    }
+    if journal.finish_delay > FINISH_DELAY_MAX {
+        let (shown, most) = (GoDuration::show(&journal.finish_delay), GoDuration::show(&FINISH_DELAY_MAX));
+        problems.push(out_of_range("finish-delay", shown, "0s", most));
+    }
+}
+
+fn out_of_range(name: &str, value: impl Display, least: impl Display, most: impl Display) -> String {
+    format!("--{name} is {value}: write something from {least} to {most}")
+}
+
+fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
+    if value < least {
+        let (value, least) = (GoDuration::show(&value), GoDuration::show(&least));
+        problems.push(format!("--{name} is {value}: write {least} or more"));
+    }
+}
+
+fn at_most(name: &str, value: Duration, bound: &str, most: Duration, problems: &mut Vec<String>) {
+    if value > most {
+        let (value, most) = (GoDuration::show(&value), GoDuration::show(&most));
+        problems.push(format!(
+            "--{name} is {value}, more than --{bound}, which is {most}: lower the first or raise the second"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        check(&config)
+    }
+
+    fn refuses(because: &str, change: impl FnOnce(&mut Config)) {
+        let problems = problems(change);
+        assert!(problems.len() == 1 && problems[0].contains(because), "{because}: {problems:?}");
+    }
+
+    #[test]
+    fn the_default_is_sound() {
+        assert_eq!(check(&Config::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_address_cannot_serve_both() {
+        refuses("different ports", |config| config.http_address = Some(config.tcp_address));
+        let any = problems(|config| {
+            config.tcp_address.set_port(0);
+            config.http_address = Some(config.tcp_address);
+        });
+        assert_eq!(any, Vec::<String>::new());
+        refuses("--broadcast-address is empty", |config| config.broadcast_address.clear());
+    }
+
+    #[test]
+    fn sizes_have_bounds() {
+        refuses("--max-body-size is 64MiB: write something from 1 to 32MiB", |config| {
+            config.limits.max_body_size = 64 << 20;
+        });
+        refuses("--max-msg-size is 0", |config| config.limits.max_msg_size = 0);
+        refuses("--max-rdy-count is 0", |config| config.limits.max_rdy_count = 0);
+        refuses("--max-connections is 0", |config| config.limits.max_connections = 0);
+        refuses("write 64 or more", |config| config.limits.max_output_buffer_size = 63);
+        refuses("--segment-size is 4KiB: write something from 64KiB to 1GiB", |config| {
+            config.journal.segment_size = 4096;
+        });
+        refuses("from 64KiB to 1GiB", |config| config.journal.segment_size = 2 << 30);
+        refuses("--segment-size is 1000000, no multiple of 4096: write 976KiB, say", |config| {
+            config.journal.segment_size = 1_000_000;
+        });
+    }
+
+    #[test]
+    fn times_have_bounds() {
+        refuses("more than --max-msg-timeout, which is 15m: lower the first", |config| {
+            config.limits.msg_timeout = Duration::from_secs(3600);
+        });
+        refuses("--msg-timeout is 0s: write 1ms or more", |config| {
+            config.limits.msg_timeout = Duration::ZERO
+        });
+        refuses("--client-timeout is 10ms: write 100ms or more", |config| {
+            config.limits.client_timeout = Duration::from_millis(10);
+        });
+        refuses("--max-heartbeat-interval is 0s: write 1s", |config| {
+            config.limits.max_heartbeat_interval = Duration::ZERO;
+        });
+        refuses("--output-buffer-timeout is 1m, more than --max-output-buffer-timeout", |config| {
+            config.limits.output_buffer_timeout = Duration::from_secs(60);
+        });
+        refuses("--max-output-buffer-timeout is 30s: write 1m or more", |config| {
+            config.limits.min_output_buffer_timeout = Duration::from_secs(60);
+        });
+        refuses("--finish-delay is 1m", |config| config.journal.finish_delay = Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,221 @@
+//! Every setting of a node, one row each: name, form, meaning, and what it changes.
+//!
+//! Flags, environment, file and `config show` are all derived from this table, so that they cannot differ.
+
+use super::{
+    Draft,
+    form::{
+        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, PortOrSame, Rules, Size,
+        Text,
+    },
+};
+
+/// One setting.
+pub(super) struct Setting {
+    /// The flag's name, without dashes.
+    pub(super) name: &'static str,
+    /// What `--help` calls the value.
+    pub(super) value_name: &'static str,
+    /// What it does.
+    pub(super) help: &'static str,
+    /// The file's key, where it is not the flag's name with underscores (nsqd has a few).
+    pub(super) file_key: Option<&'static str>,
+    /// How the value is given.
+    pub(super) shape: Shape,
+    /// What becomes of it.
+    pub(super) effect: Effect,
+}
+
+/// How a value is given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One text; the last one given holds.
+    One,
+    /// One duration, which nsqd's file also takes as a number of milliseconds.
+    Duration,
+    /// True or false; the bare flag means true.
+    Switch,
+    /// Several, in order.
+    Many,
+}
+
+/// What becomes of a setting.
+pub(super) enum Effect {
+    /// It changes the configuration.
+    Applied {
+        /// Puts the value in place.
+        apply: fn(&mut Draft, &str) -> Result<(), String>,
+        /// Shows the value in place.
+        show: fn(&Draft) -> String,
+    },
+    /// nsqd has it, here it means nothing: accepted with a warning that says why.
+    Ignored(&'static str),
+    /// nsqd has it for protection that this node cannot give: refused unless it is turned off.
+    Refused(&'static str),
+}
+
+impl Setting {
+    const fn with_file_key(mut self, file_key: &'static str) -> Self {
+        self.file_key = Some(file_key);
+        self
+    }
+
+    /// The file's key.
+    pub(super) fn key(&self) -> String {
+        self.file_key.map_or_else(|| self.name.replace('-', "_"), str::to_owned)
+    }
+
+    /// The environment variable.
+    pub(super) fn variable(&self) -> String {
+        format!("BRUIT_{}", self.name.replace('-', "_").to_ascii_uppercase())
+    }
+}
+
+macro_rules! applied {
+    ($name:literal, $value_name:literal, $form:ident, $shape:ident, $($field:ident).+, $help:literal) => {
+        Setting {
+            name: $name,
+            value_name: $value_name,
+            help: $help,
+            file_key: None,
+            shape: Shape::$shape,
+            effect: Effect::Applied {
+                apply: |draft, text| {
+                    draft.$($field).+ = <$form as Form<_>>::parse(text)?;
+                    Ok(())
+                },
+                show: |draft| <$form as Form<_>>::show(&draft.$($field).+),
+            },
+        }
+    };
+}
+
+const fn ignored(name: &'static str, shape: Shape, why: &'static str) -> Setting {
+    Setting { name, value_name: "VALUE", help: "", file_key: None, shape, effect: Effect::Ignored(why) }
+}
+
+const fn refused(name: &'static str, shape: Shape, what_to_do: &'static str) -> Setting {
+    Setting {
+        name,
+        value_name: "VALUE",
+        help: "",
+        file_key: None,
+        shape,
+        effect: Effect::Refused(what_to_do),
+    }
+}
+
+const SYNCED: &str = "messages are synced before they are acknowledged (see --durability)";
+const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
+const TIMERS: &str = "messages are timed one by one, not scanned for";
+const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
+const STATSD: &str = "nothing is sent to statsd; /stats has the figures";
+const LOOKUPD: &str = "nothing is announced to nsqlookupd; let consumers connect to this node";
+const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
+const COMPRESSION: &str = "compression is not offered; clients go on without it";
+const LATENCY: &str = "end-to-end latency is not kept";
+const OUTBOUND: &str = "this node makes no HTTP requests";
+const AUTH: &str = "leave it out and let a firewall or a proxy decide who may connect; this node cannot ask an \
+                    authorisation server, and would let everyone in";
+const TLS: &str = "leave it out and put a TLS proxy in front; this node serves clear text only, and would not \
+                   protect what you meant to protect";
+
+/// The settings, in the order of `--help` and `config show`.
+#[rustfmt::skip] // A table reads by rows.
+pub(super) static SETTINGS: &[Setting] = &[
+    applied!("tcp-address", "ADDR", Address, One, config.tcp_address,
+        "Where clients connect; port 0 takes a free one"),
+    applied!("http-address", "ADDR", AddressOrOff, One, config.http_address,
+        "Where HTTP is served; empty turns it off"),
+    applied!("data-path", "DIR", PathText, One, config.data_path,
+        "Holds the messages; created when missing, used by one node at a time"),
+    applied!("broadcast-address", "HOST", Text, One, config.broadcast_address,
+        "Name or address of this machine that others are told to connect to"),
+    applied!("broadcast-tcp-port", "PORT", PortOrSame, One, config.broadcast_tcp_port,
+        "TCP port that others are told; 0 is the one listened on"),
+    applied!("broadcast-http-port", "PORT", PortOrSame, One, config.broadcast_http_port,
+        "HTTP port that others are told; 0 is the one listened on"),
+    applied!("topology-region", "NAME", Text, One, config.topology_region, "Region of this node"),
+    applied!("topology-zone", "NAME", Text, One, config.topology_zone, "Zone of this node"),
+    applied!("log-level", "LEVEL", LogLevel, One, log_level, "debug, info, warn, error or fatal"),
+    applied!("durability", "LEVEL", Level, One, config.journal.durability,
+        "What OK promises: fsync (on disk) or os (survives a crash of the node, not of the machine)"),
+    applied!("topic-durability", "PATTERN=LEVEL", Rules, Many, config.journal.rules,
+        "Durability of the topics that match, * standing for anything; the first match decides"),
+    applied!("segment-size", "SIZE", Size, One, config.journal.segment_size,
+        "Size of a journal file, a multiple of 4KiB"),
+    applied!("cache-size", "SIZE", Size, One, config.journal.cache_bytes,
+        "Memory for recent messages, over all topics; older ones are read from disk"),
+    applied!("min-free-disk", "SIZE", Size, One, config.journal.min_free_bytes,
+        "Publishes are refused while the disk has less room than this"),
+    applied!("finish-delay", "TIME", GoDuration, Duration, config.journal.finish_delay,
+        "How long a FIN waits to be written with others; a crash within it delivers again"),
+    applied!("max-connections", "N", Count, One, config.limits.max_connections,
+        "Client connections; further ones are closed at once"),
+    applied!("max-channel-consumers", "N", Count, One, config.limits.max_channel_consumers,
+        "Consumers per channel; 0 is no limit"),
+    applied!("max-msg-size", "SIZE", Size, One, config.limits.max_msg_size, "Largest message"),
+    applied!("max-body-size", "SIZE", Size, One, config.limits.max_body_size,
+        "Largest body of a command, as of MPUB"),
+    applied!("max-rdy-count", "N", Count, One, config.limits.max_rdy_count,
+        "Largest RDY that a consumer may ask for"),
+    applied!("msg-timeout", "TIME", GoDuration, Duration, config.limits.msg_timeout,
+        "A delivered message that is not answered for this long is delivered again"),
+    applied!("max-msg-timeout", "TIME", GoDuration, Duration, config.limits.max_msg_timeout,
+        "Longest message time-out that a client may ask for, and the furthest that TOUCH goes"),
+    applied!("max-req-timeout", "TIME", GoDuration, Duration, config.limits.max_req_timeout,
+        "Longest REQ delay; longer ones are cut to it"),
+    applied!("max-defer-timeout", "TIME", GoDuration, Duration, config.limits.max_defer_timeout,
+        "Longest DPUB delay; longer ones are refused. Follows --max-req-timeout unless given"),
+    applied!("client-timeout", "TIME", GoDuration, Duration, config.limits.client_timeout,
+        "A client that is silent for this long is gone; it is asked twice within it"),
+    applied!("max-heartbeat-interval", "TIME", GoDuration, Duration, config.limits.max_heartbeat_interval,
+        "Longest heartbeat interval that a client may ask for"),
+    applied!("max-output-buffer-size", "SIZE", Size, One, config.limits.max_output_buffer_size,
+        "Largest output buffer that a client may ask for"),
+    applied!("max-output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.max_output_buffer_timeout,
+        "Longest output buffer time-out that a client may ask for"),
+    applied!("min-output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.min_output_buffer_timeout,
+        "Shortest output buffer time-out that a client may ask for"),
+    applied!("output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.output_buffer_timeout,
+        "Output buffer time-out that is told to clients; an idle node sends at once all the same"),
+    applied!("mem-queue-size", "N", Count, One, config.limits.mem_queue_size,
+        "Messages that an #ephemeral topic or channel keeps; the others are on disk and have no such limit"),
+    refused("auth-http-address", Shape::Many, AUTH).with_file_key("auth_http_addresses"),
+    refused("tls-required", Shape::Switch, TLS),
+    refused("tls-client-auth-policy", Shape::One, TLS),
+    ignored("auth-http-request-method", Shape::One, "no authorisation server is asked"),
+    ignored("tls-cert", Shape::One, CLEAR_TEXT),
+    ignored("tls-key", Shape::One, CLEAR_TEXT),
+    ignored("tls-min-version", Shape::One, CLEAR_TEXT),
+    ignored("tls-root-ca-file", Shape::One, CLEAR_TEXT),
+    ignored("https-address", Shape::One, CLEAR_TEXT),
+    ignored("deflate", Shape::Switch, COMPRESSION),
+    ignored("max-deflate-level", Shape::One, COMPRESSION),
+    ignored("snappy", Shape::Switch, COMPRESSION),
+    ignored("sync-every", Shape::One, SYNCED),
+    ignored("sync-timeout", Shape::Duration, SYNCED),
+    ignored("max-bytes-per-file", Shape::One, SEGMENTS),
+    ignored("queue-scan-interval", Shape::Duration, TIMERS),
+    ignored("queue-scan-refresh-interval", Shape::Duration, TIMERS),
+    ignored("queue-scan-selection-count", Shape::One, TIMERS),
+    ignored("queue-scan-worker-pool-max", Shape::One, TIMERS),
+    ignored("queue-scan-dirty-percent", Shape::One, TIMERS),
+    ignored("node-id", Shape::One, IDENTITY).with_file_key("id"),
+    ignored("worker-id", Shape::One, IDENTITY),
+    ignored("lookupd-tcp-address", Shape::Many, LOOKUPD).with_file_key("nsqlookupd_tcp_addresses"),
+    ignored("statsd-address", Shape::One, STATSD),
+    ignored("statsd-exclude-ephemeral", Shape::Switch, STATSD),
+    ignored("statsd-interval", Shape::Duration, STATSD),
+    ignored("statsd-mem-stats", Shape::Switch, STATSD),
+    ignored("statsd-prefix", Shape::One, STATSD),
+    ignored("statsd-udp-packet-size", Shape::One, STATSD),
+    ignored("e2e-processing-latency-percentile", Shape::Many, LATENCY)
+        .with_file_key("e2e_processing_latency_percentiles"),
+    ignored("e2e-processing-latency-window-time", Shape::Duration, LATENCY),
+    ignored("http-client-connect-timeout", Shape::Duration, OUTBOUND),
+    ignored("http-client-request-timeout", Shape::Duration, OUTBOUND),
+    ignored("enable-experiment", Shape::Many, "no experiment is known here"),
+    ignored("log-prefix", Shape::One, "the log has a format of its own"),
+    ignored("verbose", Shape::Switch, "use --log-level=debug"),
+];

@@ -1,0 +1,81 @@
+//! TCP by tokio.
+
+use std::{io, net::SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::super::{BoxFut, Conn, Listener, Net};
+
+/// Connections that the kernel completes before they are accepted; further ones wait or are refused.
+const BACKLOG: u32 = 1024;
+
+pub(super) struct RealNet;
+
+impl Net for RealNet {
+    fn listen(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // A restarted node takes its port back although old connections linger in TIME_WAIT.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let listener: Box<dyn Listener> = Box::new(RealListener(socket.listen(BACKLOG)?));
+            Ok(listener)
+        })
+    }
+}
+
+struct RealListener(TcpListener);
+
+impl Listener for RealListener {
+    fn accept(&mut self) -> BoxFut<'_, io::Result<(Conn, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.0.accept().await?;
+            // Fails only on a connection that is gone already, which its first read will tell.
+            let _ = stream.set_nodelay(true);
+            let (reader, writer) = stream.into_split();
+            Ok((Conn { reader: Box::new(reader), writer: Box::new(writer) }, peer))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_travel_both_ways_and_writes_are_vectored() {
+        let mut listener = RealNet.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut conn, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(conn.writer.is_write_vectored());
+
+        let slices = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
+        assert_eq!(conn.writer.write_vectored(&slices).await.unwrap(), 4);
+        let mut received = [0; 4];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"abcd");
+
+        client.write_all(b"back").await.unwrap();
+        conn.reader.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"back");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_says_so() {
+        let first = RealNet.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let error = RealNet.listen(first.local_addr().unwrap()).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}
