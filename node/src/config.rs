@@ -1,7 +1,7 @@
 //! What a node is told at start. Values here are already checked; reading flags, environment and file
 //! is the business of `cli::settings`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bruit_wire::TopicName;
 
@@ -30,6 +30,30 @@ pub struct Config {
     pub limits: Limits,
     /// How messages are kept.
     pub journal: JournalConfig,
+    /// How much is logged, and how to change that while the node runs.
+    pub log: LogControl,
+}
+
+/// The log level, and how it is changed (`PUT /config/log_level`).
+#[derive(Clone)]
+pub struct LogControl {
+    /// The level at start, in NSQ's words: `debug`, `info`, `warn`, `error` or `fatal`.
+    pub level: String,
+    /// Applies another one; false if it is none.
+    pub set: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl Default for LogControl {
+    fn default() -> Self {
+        let known = |level: &str| ["debug", "info", "warn", "error", "fatal"].contains(&level);
+        Self { level: "info".to_owned(), set: Arc::new(known) }
+    }
+}
+
+impl std::fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogControl").field("level", &self.level).finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -46,6 +70,7 @@ impl Default for Config {
             topology_zone: String::new(),
             limits: Limits::default(),
             journal: JournalConfig::default(),
+            log: LogControl::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bruit_wire::TopicName;
@@ -232,6 +232,13 @@ impl Broker {
     /// Asks all connections to close.
     pub(crate) fn close_clients(&self) {
         self.clients.lock().values().for_each(|client| client.close());
+    }
+
+    /// Resolves once no connection is left.
+    pub(crate) async fn drained(&self) {
+        while self.connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// From now on everything that would change something is refused.

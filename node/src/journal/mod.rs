@@ -22,7 +22,7 @@ pub(crate) mod writer;
 pub use self::open::{OpenError, RecoveryReport};
 pub(crate) use self::{
     index::{Run, RunList},
-    open::open,
+    open::{Opened, open},
     record::{Held, NewRecord, Op, Span},
     store::Store,
     writer::Writer,

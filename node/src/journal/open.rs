@@ -6,7 +6,7 @@ use super::{
     checkpoint::{Checkpoint, CheckpointError, SealedSegment},
     record::{Found, Record, Walk},
     replay::{Recovered, Replay},
-    segment::{FIRST_RECORD, FORMAT, FileKind, Front, SegmentHeader, checkpoint_name, kind_of, segment_name},
+    segment::{FORMAT, FileKind, Front, SegmentHeader, checkpoint_name, kind_of, segment_name},
     store::Store,
     writer::Writer,
 };

@@ -245,7 +245,7 @@ impl Store {
     ///
     /// # Errors
     /// What the disk reports; the file stays and is found at the next start.
-    pub(super) async fn release(&self, number: u64) -> io::Result<()> {
+    pub(crate) async fn release(&self, number: u64) -> io::Result<()> {
         let known = self.segments.lock().remove(&number);
         self.readers.lock().retain(|(open, _)| *open != number);
         let path = self.path(&segment_name(number));

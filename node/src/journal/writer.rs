@@ -247,7 +247,7 @@ impl Writer {
 
 impl Active {
     /// Where the next record goes.
-    const fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.base + self.buffer.len() as u64
     }
 

@@ -1,0 +1,632 @@
+//! One connection, one task: it reads commands, stages publishes, applies answers, takes messages and writes,
+//! as long as any of it makes progress, and sleeps on one waker for all.
+//!
+//! Reading and writing are polled together: a client that writes FINs while it does not read, against a node
+//! that only writes, would otherwise stall both.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bruit_wire::{
+    ChannelName, MessageId, TopicName,
+    nsq::{self, ClientError, Command, Decoded, Decoder, FrameType, MAGIC_V2, Need},
+};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    deadlines::{Deadlines, Due},
+    outbox::Outbox,
+    session::{Effect, ServerFacts, Session},
+};
+use crate::{
+    broker::{Broker, Channel, Client, Refused, SubscribeError, Topic, Want, millis},
+    env::Conn,
+};
+
+/// Bytes of the read buffer that all connections of a thread share.
+const SCRATCH: usize = 256 * 1024;
+/// Reads of one turn; then others get theirs.
+const READS_PER_TURN: usize = 4;
+/// No messages are taken while so many bytes wait for the socket.
+const OUTPUT_MAX: usize = 512 * 1024;
+/// No commands are read while so many bytes wait for the socket: the client does not read its answers.
+const OUTPUT_STUFFED: usize = 2 * OUTPUT_MAX;
+/// No commands are read while so many answers are owed.
+const OWED_MAX: usize = 64 * 1024;
+/// Bytes of publishes that are staged under one lock.
+const GROUP_MAX: usize = 256 * 1024;
+/// After a fatal error: how long the client may go on sending, and how much of that is read, so that closing
+/// does not reset the connection before it has read the error.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A consumer's place.
+struct Subscription {
+    topic: Arc<Topic>,
+    channel: Arc<Channel>,
+    /// The channel was asked and will wake, or has woken, this connection.
+    waited: bool,
+}
+
+/// Why the task ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Just close.
+    Close,
+    /// An error frame was sent: let the client read it.
+    Linger,
+}
+
+/// A connection's state.
+pub(super) struct Connection {
+    broker: Arc<Broker>,
+    client: Arc<Client>,
+    node: u16,
+    facts: Arc<ServerFacts>,
+    session: Session,
+    conn: Conn,
+    decoder: Decoder,
+    opened: bool,
+    /// The part of a command that came so far, or commands that wait for room.
+    input: BytesMut,
+    need: Option<Need>,
+    /// Whole commands may lie in `input`: there was no room for what they ask.
+    blocked: bool,
+    outbox: Outbox,
+    deadlines: Deadlines,
+    timer: Pin<Box<Sleep>>,
+    topic: Option<Arc<Topic>>,
+    published: u64,
+    subscription: Option<Subscription>,
+    finished: Vec<u64>,
+    sampler: u64,
+    /// A fatal error was sent; only writing goes on.
+    ending: bool,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run(broker: Arc<Broker>, client: Arc<Client>, facts: Arc<ServerFacts>, node: u16, seed: u64, conn: Conn) {
+    let session = Session::new(Arc::clone(&facts));
+    let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default());
+    let timer = Box::pin(tokio::time::sleep_until(deadlines.next().unwrap_or_else(Instant::now)));
+    let mut connection = Connection {
+        broker,
+        client,
+        node,
+        facts,
+        session,
+        conn,
+        decoder: Decoder::new(),
+        opened: false,
+        input: BytesMut::new(),
+        need: None,
+        blocked: false,
+        outbox: Outbox::default(),
+        deadlines,
+        timer,
+        topic: None,
+        published: 0,
+        subscription: None,
+        finished: Vec::new(),
+        sampler: seed.max(1),
+        ending: false,
+    };
+    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
+    connection.leave();
+    if end == Ok(End::Linger) {
+        connection.linger().await;
+    }
+}
+
+impl Connection {
+    /// Everything that can be done now. An error is the socket's: the connection is gone.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<End, ()>> {
+        self.client.signal.register(cx);
+        if self.client.is_closing() {
+            return Poll::Ready(Ok(End::Close));
+        }
+        let mut reads = 0;
+        loop {
+            let mut progressed = false;
+            if !self.ending {
+                let Ok(read) = self.read(cx) else { return Poll::Ready(Err(())) };
+                progressed |= read;
+                reads += usize::from(read);
+                progressed |= self.deliver();
+            }
+            progressed |= self.settle();
+            let Ok(wrote) = self.write(cx) else { return Poll::Ready(Err(())) };
+            progressed |= wrote;
+            if !progressed {
+                break;
+            }
+            if reads >= READS_PER_TURN {
+                // Others get their turn; this connection goes on behind them.
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        self.count_published();
+        if self.ending && self.outbox.bytes() == 0 && self.outbox.owed() == 0 {
+            return Poll::Ready(Ok(End::Linger));
+        }
+        self.check_time(cx)
+    }
+
+    /// Reads once, and takes the commands that came. Returns whether anything has happened.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
+        if self.is_stuffed() {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.blocked) {
+            self.take_input();
+            if self.blocked || self.ending {
+                return Ok(self.ending);
+            }
+        }
+        // All connections of a thread share the buffer that is read into, so that an idle one holds none.
+        READ.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH, 0);
+            let mut buffer = ReadBuf::new(scratch);
+            match Pin::new(&mut self.conn.reader).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return self.hung_up(),
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.input.is_empty() {
+                let taken = self.take_commands(buffer.filled());
+                self.input.extend_from_slice(&buffer.filled()[taken..]);
+            } else {
+                self.input.extend_from_slice(buffer.filled());
+                self.take_input();
+            }
+            Ok(true)
+        })
+    }
+
+    fn is_stuffed(&self) -> bool {
+        self.outbox.bytes() >= OUTPUT_STUFFED || self.outbox.owed() >= OWED_MAX
+    }
+
+    /// Takes the commands that lie in [`Self::input`].
+    fn take_input(&mut self) {
+        let mut input = std::mem::take(&mut self.input);
+        let taken = self.take_commands(&input);
+        input.advance(taken);
+        if !input.is_empty() {
+            self.input = input;
+        }
+    }
+
+    /// The client has closed its side. It may still read what it is owed.
+    fn hung_up(&mut self) -> Result<bool, ()> {
+        let interrupted = self.need.and_then(|need| need.interrupted()).filter(|_| !self.input.is_empty());
+        if interrupted.is_none() && (self.outbox.owed() == 0 || self.subscription.is_some()) {
+            return Err(());
+        }
+        if let Some(error) = interrupted {
+            self.fail(&error);
+        }
+        self.ending = true;
+        Ok(true)
+    }
+
+    /// Takes the commands at the front of `bytes`; returns how many bytes they were.
+    fn take_commands(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if !self.opened {
+            match self.open(bytes) {
+                Some(taken) => at = taken,
+                None => return 0,
+            }
+        }
+        let start = at;
+        self.need = None;
+        while !self.ending {
+            if self.is_stuffed() || self.broker.commits().is_full(&self.client.signal) {
+                self.blocked = at < bytes.len();
+                break;
+            }
+            match self.decoder.decode(&bytes[at..], &self.session.rules) {
+                Ok(Decoded::Command { command, consumed }) => {
+                    at += consumed;
+                    at += self.apply(command, &bytes[at..]);
+                }
+                Ok(Decoded::Need(need)) => {
+                    self.need = Some(need);
+                    break;
+                }
+                Err(error) => self.fail(&error),
+            }
+        }
+        self.apply_finished();
+        if at > start {
+            self.deadlines.command(Instant::now());
+        }
+        at
+    }
+
+    /// Checks the first four bytes; returns how many were taken once they are there.
+    fn open(&mut self, bytes: &[u8]) -> Option<usize> {
+        let magic = bytes.first_chunk()?;
+        if *magic != MAGIC_V2 {
+            self.fail(&ClientError::bad_protocol());
+            return None;
+        }
+        self.opened = true;
+        self.deadlines.opened(Instant::now());
+        Some(magic.len())
+    }
+
+    /// Does what a command asks; returns how many of the bytes behind it were taken along.
+    fn apply(&mut self, command: Command<'_>, behind: &[u8]) -> usize {
+        if !matches!(command, Command::Finish { .. }) {
+            self.apply_finished();
+        }
+        let effect = match self.session.handle(command) {
+            Ok(effect) => effect,
+            Err(error) => {
+                self.fail(&error);
+                return 0;
+            }
+        };
+        let mut taken = 0;
+        let done = match effect {
+            Effect::None => Ok(()),
+            Effect::Finish(id) => self.finish(id),
+            Effect::Publish { topic, body, delay: 0 } => self.publish(topic, body, behind).map(|more| taken = more),
+            Effect::Publish { topic, body, delay } => self.stage(topic, delay, std::iter::once(body), "DPUB", 1),
+            Effect::MultiPublish { topic, messages } => {
+                self.stage(topic, 0, messages.iter(), "MPUB", messages.len() as u64)
+            }
+            Effect::Ready => {
+                self.client.ready.store(self.session.ready, Ordering::Relaxed);
+                Ok(())
+            }
+            Effect::Requeue(id, delay) => self.requeue(id, delay),
+            Effect::Touch(id) => self.touch(id),
+            Effect::Subscribe { topic, channel } => self.subscribe(topic, channel),
+            Effect::Identified(identify, reply) => {
+                self.client.identified(&identify);
+                self.deadlines.set_interval(Instant::now(), self.session.heartbeat);
+                self.reply(FrameType::Response, &reply);
+                Ok(())
+            }
+            Effect::Reply(body) => {
+                self.reply(FrameType::Response, &body);
+                Ok(())
+            }
+            Effect::CloseWait => {
+                self.client.ready.store(0, Ordering::Relaxed);
+                self.client.state.store(self.session.state(), Ordering::Relaxed);
+                self.outbox.reply(Bytes::from_static(&nsq::CLOSE_WAIT_FRAME));
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            self.fail(&error);
+        }
+        taken
+    }
+
+    /// Stages a message, and with it every publish to the same topic that has already been read: one lock,
+    /// one record.
+    fn publish(&mut self, name: &str, body: &[u8], behind: &[u8]) -> Result<usize, ClientError> {
+        let failed = |why: Refused| ClientError::publish_failed("PUB", &why.to_string());
+        let topic = self.topic(name).map_err(failed)?;
+        let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
+        stager.push(0, std::iter::once(body));
+        let (mut count, mut taken, mut bytes) = (1, 0, body.len());
+        let mut error = None;
+        while bytes < GROUP_MAX {
+            // What is not a publish to this topic is decoded again by the caller; the decoder allows that.
+            match self.decoder.decode(&behind[taken..], &self.session.rules) {
+                Ok(Decoded::Command { command: Command::Publish { topic: other, body }, consumed }) if other == name => {
+                    stager.push(0, std::iter::once(body));
+                    count += 1;
+                    taken += consumed;
+                    bytes += body.len();
+                }
+                Ok(_) => break,
+                Err(found) => {
+                    error = Some(found);
+                    break;
+                }
+            }
+        }
+        let ticket = stager.finish(Some(&self.client.signal));
+        self.outbox.acknowledge(ticket, count, "PUB");
+        self.published += count as u64;
+        error.map_or(Ok(taken), Err)
+    }
+
+    fn stage<'a>(
+        &mut self,
+        name: &str,
+        delay: u64,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        command: &'static str,
+        count: u64,
+    ) -> Result<(), ClientError> {
+        let failed = |why: Refused| ClientError::publish_failed(command, &why.to_string());
+        let topic = self.topic(name).map_err(failed)?;
+        let due = if delay > 0 { topic.due(delay) } else { 0 };
+        let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
+        stager.push(due, bodies);
+        let ticket = stager.finish(Some(&self.client.signal));
+        self.outbox.acknowledge(ticket, 1, command);
+        self.published += count;
+        Ok(())
+    }
+
+    /// The topic to publish to. The last one is remembered; most connections need no other.
+    fn topic(&mut self, name: &str) -> Result<Arc<Topic>, Refused> {
+        if let Some(topic) = self.topic.as_ref().filter(|topic| topic.name().as_str() == name) {
+            if !topic.is_closed() {
+                return Ok(Arc::clone(topic));
+            }
+        }
+        self.count_published();
+        let name = TopicName::new(name).map_err(|error| Refused::Failed(error.to_string().into()))?;
+        let topic = self.broker.topic_or_create(&name)?;
+        self.topic = Some(Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    fn count_published(&mut self) {
+        if let Some(topic) = self.topic.as_ref().filter(|_| self.published > 0) {
+            self.client.published(topic.name(), std::mem::take(&mut self.published));
+        }
+    }
+
+    fn subscribe(&mut self, topic: &str, channel: &str) -> Result<(), ClientError> {
+        let exiting = |_| ClientError::subscribe_failed_exiting();
+        let topic_name = TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
+        let channel_name = ChannelName::new(channel).map_err(|_| ClientError::bad_channel(channel.as_bytes()))?;
+        // An ephemeral channel may be going just now; the second time it is made anew.
+        for _ in 0..2 {
+            let found = self.broker.topic_or_create(&topic_name).map_err(exiting)?;
+            let Ok(entered) = found.channel_or_create(&channel_name) else { continue };
+            match entered.subscribe(&self.client) {
+                Ok(()) => {
+                    self.session.subscribed();
+                    self.client.state.store(self.session.state(), Ordering::Relaxed);
+                    self.subscription = Some(Subscription { topic: found, channel: entered, waited: false });
+                    self.outbox.reply(Bytes::from_static(&nsq::OK_FRAME));
+                    return Ok(());
+                }
+                Err(SubscribeError::Deleted) => {}
+                Err(SubscribeError::TooManyConsumers) => {
+                    let limit = self.facts.limits.max_channel_consumers as u64;
+                    return Err(ClientError::too_many_consumers(topic, channel, limit));
+                }
+            }
+        }
+        Err(ClientError::subscribe_failed_deleted())
+    }
+
+    /// The sequence number of a message of this node.
+    fn sequence(&self, id: &[u8; 16]) -> Option<u64> {
+        let id = MessageId::from_hex(id).filter(|id| id.node() == self.node)?;
+        Some(id.sequence())
+    }
+
+    /// Collects a FIN; all of one read are applied under one lock.
+    fn finish(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
+        let sequence = self.sequence(id).ok_or_else(|| ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT))?;
+        self.finished.push(sequence);
+        Ok(())
+    }
+
+    fn apply_finished(&mut self) {
+        if self.finished.is_empty() {
+            return;
+        }
+        let Some(subscription) = &self.subscription else { return };
+        let mut refused = Vec::new();
+        subscription.channel.finish(&self.client, &self.finished, |sequence, why| {
+            let id = MessageId::new(self.node, sequence).to_hex();
+            refused.push(ClientError::finish_failed(&id, &why.to_string()));
+        });
+        self.finished.clear();
+        refused.iter().for_each(|error| self.fail(error));
+    }
+
+    fn requeue(&mut self, id: &[u8; 16], delay: u64) -> Result<(), ClientError> {
+        let failed = |why: &str| ClientError::requeue_failed(id, why);
+        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
+        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
+        let requeued = subscription.channel.requeue(&self.client, sequence, delay);
+        requeued.map_err(|error| failed(&error.to_string()))
+    }
+
+    fn touch(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
+        let failed = |why: &str| ClientError::touch_failed(id, why);
+        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
+        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
+        let timeout = clamp(self.session.msg_timeout);
+        let max = clamp(self.facts.limits.max_msg_timeout);
+        let touched = subscription.channel.touch(&self.client, sequence, timeout, max);
+        touched.map_err(|error| failed(&error.to_string()))
+    }
+
+    /// Tells the client of an error. A fatal one ends the connection once it is written.
+    fn fail(&mut self, error: &ClientError) {
+        if !error.is_silent() {
+            self.reply(FrameType::Error, error.to_string().as_bytes());
+        }
+        self.ending |= error.fatal;
+    }
+
+    fn reply(&mut self, kind: FrameType, body: &[u8]) {
+        let mut frame = Vec::new();
+        nsq::put_frame(&mut frame, kind, body);
+        self.outbox.reply(frame.into());
+    }
+
+    /// Answers publishes that are durable now.
+    fn settle(&mut self) -> bool {
+        let commits = self.broker.commits();
+        match self.outbox.settle(commits.settled(), |ticket| commits.outcome(ticket)) {
+            Ok(progressed) => progressed,
+            Err(error) => {
+                self.outbox.forget_owed();
+                self.fail(&error);
+                true
+            }
+        }
+    }
+
+    /// Takes messages while the client is ready for them.
+    fn deliver(&mut self) -> bool {
+        let Some(subscription) = &mut self.subscription else { return false };
+        let in_flight = self.client.in_flight.load(Ordering::Relaxed);
+        let messages = self.session.ready.saturating_sub(in_flight);
+        let woken = subscription.waited && !self.client.is_waiting();
+        if messages == 0 || self.outbox.bytes() >= OUTPUT_MAX {
+            if woken {
+                // The wake-up was meant for somebody who can take something.
+                subscription.waited = false;
+                subscription.channel.wake();
+            }
+            return false;
+        }
+        if subscription.waited && !woken {
+            return false;
+        }
+        let rate = self.session.sample_rate;
+        let sampler = &mut self.sampler;
+        // Off by one as in nsqd: rate r passes r + 1 of a hundred (NSQ reference, section 2.13).
+        let mut sample = || next_random(sampler) % 100 <= u64::from(rate);
+        let want = Want {
+            client: self.client.id,
+            messages,
+            bytes: OUTPUT_MAX - self.outbox.bytes(),
+            timeout: clamp(self.session.msg_timeout),
+            sample: if rate > 0 { Some(&mut sample) } else { None },
+        };
+        let before = self.outbox.frames.len();
+        let taken = subscription.channel.take(&self.client, want, &mut self.outbox.frames);
+        self.outbox.count_from(before);
+        subscription.waited = self.client.is_waiting();
+        taken > 0
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
+        if self.outbox.bytes() == 0 {
+            return Ok(false);
+        }
+        let wrote = match self.outbox.poll_write(cx, &mut *self.conn.writer) {
+            Poll::Ready(Ok(wrote)) => wrote,
+            Poll::Ready(Err(_)) => return Err(()),
+            Poll::Pending => false,
+        };
+        let waits = self.outbox.bytes() > 0;
+        if waits || wrote {
+            self.deadlines.output(Instant::now(), waits, wrote);
+        }
+        Ok(wrote)
+    }
+
+    /// Sends heartbeats and gives up clients that are silent or stuck.
+    fn check_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<End, ()>> {
+        while let Some(next) = self.deadlines.next() {
+            if self.timer.deadline() != next && (next < self.timer.deadline() || self.timer.is_elapsed()) {
+                self.timer.as_mut().reset(next);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match self.deadlines.due(Instant::now()) {
+                None => self.timer.as_mut().reset(next),
+                Some(Due::Heartbeat) => {
+                    self.outbox.send(Bytes::from_static(&nsq::HEARTBEAT_FRAME));
+                    if self.write(cx).is_err() {
+                        return Poll::Ready(Err(()));
+                    }
+                }
+                Some(Due::Stuck) => return Poll::Ready(Ok(End::Close)),
+                Some(Due::Silent) => {
+                    let error = self.need.and_then(|need| need.interrupted()).filter(|_| self.opened);
+                    let Some(error) = error else { return Poll::Ready(Ok(End::Close)) };
+                    self.fail(&error);
+                    return match self.write(cx) {
+                        Ok(_) => Poll::Ready(Ok(End::Linger)),
+                        Err(()) => Poll::Ready(Err(())),
+                    };
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Takes the connection off its channel: what it had in flight is delivered again at once.
+    fn leave(&mut self) {
+        self.apply_finished();
+        self.count_published();
+        if let Some(Subscription { topic, channel, .. }) = self.subscription.take() {
+            if topic.leave(&channel, &self.client) {
+                self.broker.delete_topic(topic.name().as_str());
+            }
+        }
+        self.broker.disconnect(&self.client);
+    }
+
+    /// Closes the sending side and reads what the client still sends, for a moment.
+    async fn linger(mut self) {
+        let drain = async {
+            // Errors mean that the client is gone: then there is nothing to wait for.
+            if self.conn.writer.shutdown().await.is_err() {
+                return;
+            }
+            let mut sink = [0; 4096];
+            let mut left = LINGER_MAX;
+            while left > 0 {
+                match self.conn.reader.read(&mut sink).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => left = left.saturating_sub(read),
+                }
+            }
+        };
+        // Running out of time is as good an end as any.
+        drop(tokio::time::timeout(LINGER, drain).await);
+    }
+}
+
+fn clamp(duration: Duration) -> u32 {
+    u32::try_from(millis(duration)).unwrap_or(u32::MAX)
+}
+
+/// A step of xorshift: sampling needs spread, not secrecy.
+const fn next_random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// Errors of accepting that mean that the node is out of something, for the listener.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}

@@ -1,0 +1,13 @@
+//! Clients of the NSQ protocol over TCP.
+//!
+//! [`session`] is what a connection has negotiated and where it stands (pure); [`connection`] is its one
+//! task, which reads, stages, delivers and writes; [`outbox`] holds what goes to the socket and
+//! [`deadlines`] when it is given up; [`listener`] accepts.
+
+mod connection;
+mod deadlines;
+mod listener;
+mod outbox;
+mod session;
+
+pub(crate) use self::{listener::serve, session::ServerFacts};
