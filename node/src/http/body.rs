@@ -199,6 +199,30 @@ mod tests {
         assert_eq!(take(&Bodies::new(), stalled, 10).await, Err(BodyError::Slow));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_only_trickles_is_given_up() {
+        /// A byte, just before patience ends, again and again.
+        struct Trickle(Pin<Box<tokio::time::Sleep>>);
+
+        impl hyper::body::Body for Trickle {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                std::task::ready!(self.0.as_mut().poll(cx));
+                self.0.as_mut().reset(Instant::now() + STALL_MAX - Duration::from_millis(1));
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+            }
+        }
+
+        let trickle = Body::new(Trickle(Box::pin(tokio::time::sleep(Duration::ZERO))));
+        let taken = Bodies::new().take(&HeaderMap::new(), trickle, 1000).await;
+        assert_eq!(taken.err(), Some(BodyError::Slow));
+    }
+
     #[tokio::test]
     async fn the_budget_is_shared_and_given_back() {
         let bodies = Bodies { room: Arc::new(Semaphore::new(4)) };
