@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::reply::ApiError;
+use crate::Limits;
 
 /// Bytes of request bodies held at once, over all connections. A body that finds no room is refused with
 /// 503, so that many large publishes at once cannot take the node's memory.
@@ -70,8 +71,10 @@ impl BodyError {
 }
 
 impl Bodies {
-    pub(super) fn new() -> Self {
-        Self { room: Arc::new(Semaphore::new(BODIES_MAX)) }
+    /// Room for at least one of the largest body that `limits` allow.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let room = BODIES_MAX.max(limits.max_body_size).max(limits.max_msg_size);
+        Self { room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))) }
     }
 
     /// Reads a body of up to `limit` bytes. A declared length over the limit is refused before anything is
@@ -179,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_are_joined_up_to_the_limit() {
-        let bodies = Bodies::new();
+        let bodies = Bodies::new(&Limits::default());
         let pieces = || Pieces(vec![b"ab", b"", b"cd", b"e", b"fg"], false);
         assert_eq!(take(&bodies, pieces(), 7).await.as_deref(), Ok(&b"abcdefg"[..]));
         assert_eq!(take(&bodies, pieces(), 6).await, Err(BodyError::TooBig));
@@ -190,13 +193,16 @@ mod tests {
     async fn a_declared_length_over_the_limit_is_refused_unread() {
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, "6".parse().unwrap())]);
         let never = Body::new(Pieces(vec![], true));
-        assert_eq!(Bodies::new().take(&headers, never, 5).await.err(), Some(BodyError::TooBig));
+        assert_eq!(
+            Bodies::new(&Limits::default()).take(&headers, never, 5).await.err(),
+            Some(BodyError::TooBig)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stalls_is_given_up() {
         let stalled = Pieces(vec![b"ab"], true);
-        assert_eq!(take(&Bodies::new(), stalled, 10).await, Err(BodyError::Slow));
+        assert_eq!(take(&Bodies::new(&Limits::default()), stalled, 10).await, Err(BodyError::Slow));
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,7 +225,7 @@ mod tests {
         }
 
         let trickle = Body::new(Trickle(Box::pin(tokio::time::sleep(Duration::ZERO))));
-        let taken = Bodies::new().take(&HeaderMap::new(), trickle, 1000).await;
+        let taken = Bodies::new(&Limits::default()).take(&HeaderMap::new(), trickle, 1000).await;
         assert_eq!(taken.err(), Some(BodyError::Slow));
     }
 

@@ -78,6 +78,7 @@ impl HttpState {
         log_level: &str,
         set_log_level: SetLogLevel,
     ) -> Self {
+        let bodies = Bodies::new(&config.limits);
         Self {
             broker,
             config,
@@ -86,7 +87,7 @@ impl HttpState {
             env,
             tcp_port: ports.tcp,
             http_port: ports.http,
-            bodies: Bodies::new(),
+            bodies,
             options: Arc::new(LiveOptions::new(log_level.to_owned(), set_log_level)),
             refusals: Arc::new(Refusals::default()),
         }

@@ -148,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        Limits,
         env::BoxFut,
         http::{body::Bodies, reply},
     };
@@ -190,7 +191,7 @@ mod tests {
             let (door, conns) = mpsc::unbounded_channel();
             let (stop, shutdown) = watch::channel(false);
             let (end, ended) = watch::channel(false);
-            let bodies = Bodies::new();
+            let bodies = Bodies::new(&Limits::default());
             let service = service_fn(move |request: Request<Incoming>| {
                 let bodies = bodies.clone();
                 async move {
