@@ -118,3 +118,147 @@ fn app(state: HttpState) -> App {
         .post("/debug/freememory", info::free_memory)
         .into_app(state)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, extract::Request};
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+    use tokio::{runtime::Handle, sync::watch};
+
+    use super::*;
+    use crate::{broker::Opening, env::real};
+
+    /// A broker with its journal in a directory of its own, and the handlers on top of it.
+    struct Fixture {
+        app: App,
+        broker: Arc<Broker>,
+        exit: watch::Sender<bool>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        async fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let env = real::env(Handle::current(), Handle::current());
+            let mut config = Config::default();
+            config.journal.min_free_bytes = 0;
+            config.limits.max_msg_size = 10;
+            let opening = Opening {
+                env: env.clone(),
+                dir: dir.path().to_owned(),
+                node: 1,
+                limits: config.limits.clone(),
+                journal: config.journal.clone(),
+            };
+            let (exit, exiting) = watch::channel(false);
+            let (broker, _, _) = Broker::open(opening, exiting).await.unwrap();
+            let ports = Ports { tcp: 4150, http: 4151 };
+            let set_log_level: SetLogLevel = Arc::new(|_| true);
+            let config = Arc::new(config);
+            let state = HttpState::new(Arc::clone(&broker), config, env, ports, "info", set_log_level);
+            Self { app: app(state), broker, exit, _dir: dir }
+        }
+
+        async fn ask(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+            let request = Request::builder().method(method).uri(target).body(Body::from(body.to_owned()));
+            let response = self.app.answer(request.unwrap()).await;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        }
+
+        async fn post(&self, target: &str, body: &str) -> (u16, String) {
+            self.ask("POST", target, body).await
+        }
+
+        async fn topics(&self, query: &str) -> Value {
+            let (status, body) = self.ask("GET", &format!("/stats?format=json{query}"), "").await;
+            assert_eq!(status, 200);
+            serde_json::from_str::<Value>(&body).unwrap()["topics"].clone()
+        }
+    }
+
+    fn ok(body: &str) -> (u16, String) {
+        (200, body.to_owned())
+    }
+
+    fn error(status: u16, code: &str) -> (u16, String) {
+        (status, format!(r#"{{"message":"{code}"}}"#))
+    }
+
+    #[tokio::test]
+    async fn what_is_published_is_counted() {
+        let node = Fixture::start().await;
+        assert_eq!(node.post("/pub?topic=t", "one").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=t", "two\nthree\n").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=t&binary=1", "\0\0\0\x01\0\0\0\x01x").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=empty", "").await, ok("OK"));
+        assert_eq!(node.post("/pub?topic=t", "longer than ten").await, error(413, "MSG_TOO_BIG"));
+        assert_eq!(node.post("/pub?topic=t&defer=x", "one").await, error(400, "INVALID_DEFER"));
+        let topics = node.topics("").await;
+        assert_eq!(topics[0]["topic_name"], "empty");
+        assert_eq!(topics[0]["message_count"], 0);
+        assert_eq!(topics[1]["message_count"], 4);
+        assert_eq!(topics[1]["message_bytes"], 12);
+        assert_eq!(topics[1]["depth"], 4);
+    }
+
+    #[tokio::test]
+    async fn topics_and_channels_are_made_changed_and_unmade() {
+        let node = Fixture::start().await;
+        let missing = error(404, "TOPIC_NOT_FOUND");
+        assert_eq!(node.post("/channel/create?topic=t&channel=c", "").await, missing);
+        assert_eq!(node.post("/topic/pause?topic=t", "").await, missing);
+        for target in [
+            "/topic/create?topic=t",
+            "/channel/create?topic=t&channel=c",
+            "/topic/pause?topic=t",
+            "/channel/pause?topic=t&channel=c",
+        ] {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        let topics = node.topics("").await;
+        assert_eq!((&topics[0]["paused"], &topics[0]["channels"][0]["paused"]), (&json!(true), &json!(true)));
+        assert_eq!(node.post("/pub?topic=t", "one").await, ok("OK"));
+        assert_eq!(node.topics("").await[0]["depth"], 1);
+        for target in ["/topic/empty?topic=t", "/topic/unpause?topic=t", "/channel/unpause?topic=t&channel=c"]
+        {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        let topics = node.topics("").await;
+        assert_eq!(
+            (&topics[0]["paused"], &topics[0]["channels"][0]["paused"]),
+            (&json!(false), &json!(false))
+        );
+        assert_eq!(topics[0]["depth"], 0);
+        assert_eq!(node.post("/channel/empty?topic=t&channel=c", "").await, ok(""));
+        assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, ok(""));
+        assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, error(404, "CHANNEL_NOT_FOUND"));
+        assert_eq!(node.post("/topic/delete?topic=t", "").await, ok(""));
+        assert_eq!(node.topics("").await, json!([]));
+    }
+
+    #[tokio::test]
+    async fn filters_tell_an_unknown_topic_from_one_without_the_channel() {
+        let node = Fixture::start().await;
+        for target in ["/topic/create?topic=a", "/topic/create?topic=b", "/channel/create?topic=b&channel=c"]
+        {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        assert_eq!(node.topics("&topic=none").await, Value::Null);
+        assert_eq!(node.topics("&topic=a&channel=c").await, json!([]));
+        let topics = node.topics("&channel=c").await;
+        assert_eq!((topics.as_array().map(Vec::len), &topics[0]["topic_name"]), (Some(1), &json!("b")));
+    }
+
+    #[tokio::test]
+    async fn a_stopping_node_says_so() {
+        let node = Fixture::start().await;
+        assert_eq!(node.post("/topic/create?topic=t", "").await, ok(""));
+        node.broker.refuse();
+        assert_eq!(node.post("/pub?topic=t", "one").await, error(503, "EXITING"));
+        assert_eq!(node.post("/topic/create?topic=new", "").await, error(503, "EXITING"));
+        node.exit.send(true).unwrap();
+    }
+}

@@ -72,10 +72,8 @@ async fn store<'a>(
 
 /// nsqd knows one answer for a publish that cannot be stored, whatever the reason. The log tells the reason.
 fn refusal(state: &HttpState, refused: &Refused) -> ApiError {
-    match refused {
-        Refused::TooBig => return ApiError::too_large("MSG_TOO_BIG"),
-        Refused::Exiting => {}
-        Refused::DiskFull { .. } | Refused::Failed(_) => state.refusals.log(refused),
+    if *refused != Refused::Exiting {
+        state.refusals.log(refused);
     }
     ApiError::unavailable("EXITING")
 }
