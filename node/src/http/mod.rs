@@ -1,0 +1,264 @@
+//! nsqd's HTTP API.
+//!
+//! A request passes `serve` (connections and their limits), `route` (paths and methods), one handler
+//! (`publish`, `admin`, `stats`, `options`, `info`), which reads its `query` and perhaps its `body`, and makes
+//! a `reply`. Everything runs on the background runtime: HTTP may be slow without slowing messages.
+//!
+//! **Invariant:** nothing a client sends makes this module hold more than its named limits: connections and
+//! header sizes in `serve`, bodies in `body`.
+
+mod admin;
+mod body;
+mod info;
+mod options;
+mod patience;
+mod publish;
+mod query;
+mod refusals;
+mod reply;
+mod route;
+mod serve;
+mod stats;
+mod stats_json;
+mod stats_text;
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::time::Instant;
+
+use self::{
+    body::Bodies,
+    options::LiveOptions,
+    refusals::Refusals,
+    route::{App, Routes},
+};
+pub(crate) use self::{options::SetLogLevel, serve::serve};
+use crate::{Config, broker::Broker, env::Env};
+
+/// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
+pub(crate) const NSQ_VERSION: &str = "1.3.0";
+/// The version of bruit itself.
+const BRUIT_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpState {
+    broker: Arc<Broker>,
+    config: Arc<Config>,
+    env: Env,
+    /// When the node started, by the wall clock, to be shown.
+    started: SystemTime,
+    /// When the node started, by the clock that does not step.
+    started_at: Instant,
+    /// The ports that are really bound.
+    tcp_port: u16,
+    http_port: u16,
+    bodies: Bodies,
+    options: Arc<LiveOptions>,
+    refusals: Arc<Refusals>,
+}
+
+/// The ports that a node really listens on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    /// For clients.
+    pub(crate) tcp: u16,
+    /// For HTTP.
+    pub(crate) http: u16,
+}
+
+impl HttpState {
+    /// The state of a node that starts now. `log_level` is the level that holds at start, by NSQ's word for
+    /// it; `set_log_level` applies another one.
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        config: Arc<Config>,
+        env: Env,
+        ports: Ports,
+        log_level: &str,
+        set_log_level: SetLogLevel,
+    ) -> Self {
+        let bodies = Bodies::new(&config.limits);
+        Self {
+            broker,
+            config,
+            started: env.wall.now(),
+            started_at: Instant::now(),
+            env,
+            tcp_port: ports.tcp,
+            http_port: ports.http,
+            bodies,
+            options: Arc::new(LiveOptions::new(log_level.to_owned(), set_log_level)),
+            refusals: Arc::new(Refusals::default()),
+        }
+    }
+}
+
+/// Every endpoint.
+fn app(state: HttpState) -> App {
+    Routes::new()
+        .get("/ping", info::ping)
+        .get("/info", info::info)
+        .get("/stats", stats::stats)
+        .post("/pub", publish::publish)
+        .post("/mpub", publish::multi_publish)
+        .post("/topic/create", admin::create_topic)
+        .post("/topic/delete", admin::delete_topic)
+        .post("/topic/empty", admin::empty_topic)
+        .post("/topic/pause", admin::pause_topic)
+        .post("/topic/unpause", admin::unpause_topic)
+        .post("/channel/create", admin::create_channel)
+        .post("/channel/delete", admin::delete_channel)
+        .post("/channel/empty", admin::empty_channel)
+        .post("/channel/pause", admin::pause_channel)
+        .post("/channel/unpause", admin::unpause_channel)
+        .get("/config/{option}", options::read)
+        .put("/config/{option}", options::write)
+        .put("/debug/setblockrate", info::set_block_rate)
+        .post("/debug/freememory", info::free_memory)
+        .into_app(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, extract::Request};
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+    use tokio::{runtime::Handle, sync::watch};
+
+    use super::*;
+    use crate::{broker::Opening, env::real};
+
+    /// A broker with its journal in a directory of its own, and the handlers on top of it.
+    struct Fixture {
+        app: App,
+        broker: Arc<Broker>,
+        exit: watch::Sender<bool>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        async fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let env = real::env(Handle::current(), Handle::current());
+            let mut config = Config::default();
+            config.journal.min_free_bytes = 0;
+            config.limits.max_msg_size = 10;
+            let opening = Opening {
+                env: env.clone(),
+                dir: dir.path().to_owned(),
+                node: 1,
+                limits: config.limits.clone(),
+                journal: config.journal.clone(),
+            };
+            let (exit, exiting) = watch::channel(false);
+            let (broker, _, _) = Broker::open(opening, exiting).await.unwrap();
+            let ports = Ports { tcp: 4150, http: 4151 };
+            let set_log_level: SetLogLevel = Arc::new(|_| true);
+            let config = Arc::new(config);
+            let state = HttpState::new(Arc::clone(&broker), config, env, ports, "info", set_log_level);
+            Self { app: app(state), broker, exit, _dir: dir }
+        }
+
+        async fn ask(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+            let request = Request::builder().method(method).uri(target).body(Body::from(body.to_owned()));
+            let response = self.app.answer(request.unwrap()).await;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        }
+
+        async fn post(&self, target: &str, body: &str) -> (u16, String) {
+            self.ask("POST", target, body).await
+        }
+
+        async fn topics(&self, query: &str) -> Value {
+            let (status, body) = self.ask("GET", &format!("/stats?format=json{query}"), "").await;
+            assert_eq!(status, 200);
+            serde_json::from_str::<Value>(&body).unwrap()["topics"].clone()
+        }
+    }
+
+    fn ok(body: &str) -> (u16, String) {
+        (200, body.to_owned())
+    }
+
+    fn error(status: u16, code: &str) -> (u16, String) {
+        (status, format!(r#"{{"message":"{code}"}}"#))
+    }
+
+    #[tokio::test]
+    async fn what_is_published_is_counted() {
+        let node = Fixture::start().await;
+        assert_eq!(node.post("/pub?topic=t", "one").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=t", "two\nthree\n").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=t&binary=1", "\0\0\0\x01\0\0\0\x01x").await, ok("OK"));
+        assert_eq!(node.post("/mpub?topic=empty", "").await, ok("OK"));
+        assert_eq!(node.post("/pub?topic=t", "longer than ten").await, error(413, "MSG_TOO_BIG"));
+        assert_eq!(node.post("/pub?topic=t&defer=x", "one").await, error(400, "INVALID_DEFER"));
+        let topics = node.topics("").await;
+        assert_eq!(topics[0]["topic_name"], "empty");
+        assert_eq!(topics[0]["message_count"], 0);
+        assert_eq!(topics[1]["message_count"], 4);
+        assert_eq!(topics[1]["message_bytes"], 12);
+        assert_eq!(topics[1]["depth"], 4);
+    }
+
+    #[tokio::test]
+    async fn topics_and_channels_are_made_changed_and_unmade() {
+        let node = Fixture::start().await;
+        let missing = error(404, "TOPIC_NOT_FOUND");
+        assert_eq!(node.post("/channel/create?topic=t&channel=c", "").await, missing);
+        assert_eq!(node.post("/topic/pause?topic=t", "").await, missing);
+        for target in [
+            "/topic/create?topic=t",
+            "/channel/create?topic=t&channel=c",
+            "/topic/pause?topic=t",
+            "/channel/pause?topic=t&channel=c",
+        ] {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        let topics = node.topics("").await;
+        assert_eq!((&topics[0]["paused"], &topics[0]["channels"][0]["paused"]), (&json!(true), &json!(true)));
+        assert_eq!(node.post("/pub?topic=t", "one").await, ok("OK"));
+        assert_eq!(node.topics("").await[0]["depth"], 1);
+        for target in ["/topic/empty?topic=t", "/topic/unpause?topic=t", "/channel/unpause?topic=t&channel=c"]
+        {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        let topics = node.topics("").await;
+        assert_eq!(
+            (&topics[0]["paused"], &topics[0]["channels"][0]["paused"]),
+            (&json!(false), &json!(false))
+        );
+        assert_eq!(topics[0]["depth"], 0);
+        assert_eq!(node.post("/channel/empty?topic=t&channel=c", "").await, ok(""));
+        assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, ok(""));
+        assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, error(404, "CHANNEL_NOT_FOUND"));
+        assert_eq!(node.post("/topic/delete?topic=t", "").await, ok(""));
+        assert_eq!(node.topics("").await, json!([]));
+    }
+
+    #[tokio::test]
+    async fn filters_tell_an_unknown_topic_from_one_without_the_channel() {
+        let node = Fixture::start().await;
+        for target in ["/topic/create?topic=a", "/topic/create?topic=b", "/channel/create?topic=b&channel=c"]
+        {
+            assert_eq!(node.post(target, "").await, ok(""), "{target}");
+        }
+        assert_eq!(node.topics("&topic=none").await, Value::Null);
+        assert_eq!(node.topics("&topic=a&channel=c").await, json!([]));
+        let topics = node.topics("&channel=c").await;
+        assert_eq!((topics.as_array().map(Vec::len), &topics[0]["topic_name"]), (Some(1), &json!("b")));
+    }
+
+    #[tokio::test]
+    async fn a_stopping_node_says_so() {
+        let node = Fixture::start().await;
+        assert_eq!(node.post("/topic/create?topic=t", "").await, ok(""));
+        node.broker.refuse();
+        assert_eq!(node.post("/pub?topic=t", "one").await, error(503, "EXITING"));
+        assert_eq!(node.post("/topic/create?topic=new", "").await, error(503, "EXITING"));
+        node.exit.send(true).unwrap();
+    }
+}
