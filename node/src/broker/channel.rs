@@ -256,7 +256,7 @@ impl Channel {
     }
 
     /// Wakes a consumer: there is something new, or one that was woken cannot take it.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.state.lock().wake_one();
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
@@ -50,11 +50,6 @@ impl Clock {
 
     fn since_epoch(&self) -> Duration {
         self.wall.now().duration_since(UNIX_EPOCH).unwrap_or_default()
-    }
-
-    /// The wall clock itself.
-    pub(crate) fn wall_time(&self) -> SystemTime {
-        self.wall.now()
     }
 }
 

@@ -41,7 +41,6 @@ pub(crate) use self::{
     delivery::Want,
     queue::Output,
     registry::Opening,
-    signal::Signal,
 };
 use self::{agenda::Agenda, commits::Commits};
 pub use crate::journal::admission::Refused;

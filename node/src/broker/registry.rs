@@ -117,7 +117,7 @@ impl Broker {
         env.spawn.spawn(Box::pin(async move {
             committer.run().await;
             // Nobody may wait for it; then nothing is to be told.
-            drop(done.send(()));
+            let _ = done.send(());
         }));
         env.spawn.spawn(Box::pin(Arc::clone(&shared.agenda).run(clock)));
         let (store, admission) = (Arc::clone(&shared.store), Arc::clone(&shared.admission));
@@ -201,6 +201,11 @@ impl Broker {
     /// The first sequence number that a new topic would get.
     pub(super) fn sequence_floor(&self) -> u64 {
         *self.sequence_floor.lock()
+    }
+
+    /// A ticket for everything that was published or changed so far.
+    pub fn barrier(&self) -> Ticket {
+        self.shared.commits.barrier()
     }
 
     /// Waits until a change, or what was published, is as durable as promised.

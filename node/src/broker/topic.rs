@@ -354,7 +354,7 @@ impl Topic {
     }
 
     /// Whether it was deleted.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.stage.lock().closed
     }
 

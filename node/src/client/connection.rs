@@ -307,10 +307,6 @@ impl Connection {
                 self.reply(FrameType::Response, &reply);
                 Ok(())
             }
-            Effect::Reply(body) => {
-                self.reply(FrameType::Response, &body);
-                Ok(())
-            }
             Effect::CloseWait => {
                 self.client.ready.store(0, Ordering::Relaxed);
                 self.client.state.store(self.session.state(), Ordering::Relaxed);

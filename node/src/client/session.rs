@@ -46,9 +46,7 @@ pub(super) enum Effect<'a> {
     None,
     /// RDY has changed.
     Ready,
-    /// A response frame with this body.
-    Reply(Vec<u8>),
-    /// The client said who it is; then [`Effect::Reply`] with these bytes.
+    /// The client said who it is; a response frame with these bytes answers.
     Identified(Box<Identify>, Vec<u8>),
     /// Store one message; the delay is in ms.
     Publish { topic: &'a str, body: &'a [u8], delay: u64 },

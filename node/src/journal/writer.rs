@@ -108,11 +108,6 @@ impl Writer {
         Ok((offset, len))
     }
 
-    /// Whether nothing waits to be committed.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.active.as_ref().is_none_or(|active| active.end() == active.committed)
-    }
-
     /// Forgets what was appended since the last commit.
     pub(crate) fn rollback(&mut self) {
         if let Some(active) = &mut self.active {
