@@ -1,6 +1,6 @@
 //! `bruit serve`: a node, until a signal stops it.
 
-use std::{fmt::Write as _, io::IsTerminal, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -9,9 +9,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use super::settings::{Flags, Settings};
-use crate::{Durability, Ready, config::JournalConfig, env::real};
+use super::settings::{Flags, Settings, log_level};
+use crate::{Durability, Ready, config::JournalConfig, env::real, journal::RecoveryReport};
 
 /// How long file operations may take to end after the node has stopped.
 const LAST_OPERATIONS: Duration = Duration::from_secs(2);
@@ -38,8 +40,8 @@ pub(super) struct ServeArgs {
 /// # Errors
 /// Settings that cannot hold, and whatever stops a node.
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let settings = Settings::resolve(&args.flags, std::env::vars_os())?;
-    start_log(settings.log_level);
+    let mut settings = Settings::resolve(&args.flags, std::env::vars_os())?;
+    settings.config.log.set = start_log(&settings.config.log.level);
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -69,14 +71,16 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_log(level: tracing::Level) {
+/// Begins to log to standard error; what it returns changes the level.
+fn start_log(level: &str) -> Arc<dyn Fn(&str) -> bool + Send + Sync> {
+    let level = LevelFilter::from(log_level(level));
+    let (filter, change) = reload::Layer::new(level);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_max_level(level)
-        .with_target(false)
-        .init();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Arc::new(move |level| {
+        log_level(level).is_some_and(|level| change.modify(|filter| *filter = level.into()).is_ok())
+    })
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process. On the background runtime, so
@@ -127,5 +131,16 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         _ => ", except where --topic-durability says otherwise",
     };
     let _ = writeln!(banner, "data: {data} ({promise}{exceptions})");
+    let RecoveryReport { segments, records, topics, damaged, damaged_bytes, .. } = ready.recovery;
+    if segments > 0 || topics > 0 {
+        let _ =
+            writeln!(banner, "recovered: {topics} topics from {segments} segments, {records} records read");
+    }
+    if damaged > 0 {
+        let _ = writeln!(
+            banner,
+            "damaged: {damaged} places, {damaged_bytes} bytes; `bruit journal verify {data}` names them"
+        );
+    }
     banner
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::Error, value_parser};
 
 use super::{
-    Draft,
+    defaults,
     table::{Effect, SETTINGS, Setting, Shape},
 };
+use crate::config::Config;
 
 /// The flags that were given, unread.
 #[derive(Debug, Default, Clone)]
@@ -37,7 +38,7 @@ impl Flags {
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        let defaults = Draft::default();
+        let defaults = defaults();
         let file = Arg::new("config")
             .long("config")
             .value_name("FILE")
@@ -70,7 +71,7 @@ impl FromArgMatches for Flags {
     }
 }
 
-fn arg(setting: &'static Setting, defaults: &Draft) -> Arg {
+fn arg(setting: &'static Setting, defaults: &Config) -> Arg {
     let arg = Arg::new(setting.name).long(setting.name).value_name(setting.value_name);
     let arg = match setting.shape {
         Shape::Many => arg.action(ArgAction::Append),

@@ -257,20 +257,29 @@ fn rule(text: &str) -> Result<DurabilityRule, String> {
     Ok(DurabilityRule { pattern: pattern.to_owned(), durability })
 }
 
-impl Form<tracing::Level> for LogLevel {
-    fn parse(text: &str) -> Result<tracing::Level, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "debug" => Ok(tracing::Level::DEBUG),
-            "info" => Ok(tracing::Level::INFO),
-            "warn" => Ok(tracing::Level::WARN),
-            "error" | "fatal" => Ok(tracing::Level::ERROR),
-            _ => Err("is no log level: write debug, info, warn, error or fatal".to_owned()),
-        }
+impl Form<String> for LogLevel {
+    fn parse(text: &str) -> Result<String, String> {
+        let level = text.to_ascii_lowercase();
+        let is_known = log_level(&level).is_some();
+        is_known
+            .then_some(level)
+            .ok_or_else(|| "is no log level: write debug, info, warn, error or fatal".to_owned())
     }
 
-    fn show(value: &tracing::Level) -> String {
-        value.as_str().to_ascii_lowercase()
+    fn show(value: &String) -> String {
+        value.clone()
     }
+}
+
+/// What NSQ's log level means here. `None` if it is none.
+pub(crate) fn log_level(text: &str) -> Option<tracing::Level> {
+    Some(match text {
+        "debug" => tracing::Level::DEBUG,
+        "info" => tracing::Level::INFO,
+        "warn" => tracing::Level::WARN,
+        "error" | "fatal" => tracing::Level::ERROR,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -384,7 +393,8 @@ mod tests {
 
     #[test]
     fn log_levels_are_those_of_nsqd() {
-        reads(LogLevel, &[("INFO", tracing::Level::INFO), ("fatal", tracing::Level::ERROR)]);
+        reads(LogLevel, &[("INFO", "info".to_owned()), ("fatal", "fatal".to_owned())]);
+        assert_eq!(log_level("fatal"), Some(tracing::Level::ERROR));
         refuses(LogLevel, &["", "trace", "loud"], "debug, info, warn, error or fatal");
     }
 }

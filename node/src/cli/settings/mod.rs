@@ -17,8 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::args::Flags;
 use self::table::{Effect, SETTINGS, Setting, Shape};
+pub(crate) use self::{args::Flags, form::log_level};
 use crate::config::Config;
 
 /// Begins the names of the environment variables that are read.
@@ -31,8 +31,6 @@ const FILE_VARIABLE: &str = "BRUIT_CONFIG";
 pub(crate) struct Settings {
     /// For the node.
     pub(crate) config: Config,
-    /// The least severe lines to log.
-    pub(crate) log_level: tracing::Level,
     /// What the user should know although the node starts; one line each.
     pub(crate) warnings: Vec<String>,
     /// Each setting that has an effect, with the place that decided it.
@@ -80,13 +78,6 @@ impl Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
-/// What the settings are written to.
-#[derive(Debug)]
-struct Draft {
-    config: Config,
-    log_level: tracing::Level,
-}
-
 /// A text that one place gives for one setting.
 #[derive(Debug)]
 struct Given {
@@ -117,13 +108,13 @@ impl Settings {
             texts.insert(name, Given { text: text.to_owned(), origin: Origin::Flag });
         }
 
-        let draft = apply(&texts, &mut warnings)?;
-        let problems = check::check(&draft.config);
+        let config = apply(&texts, &mut warnings)?;
+        let problems = check::check(&config);
         if !problems.is_empty() {
             return Err(SettingsError(problems));
         }
-        let rows = rows(&draft, &texts);
-        Ok(Self { config: draft.config, log_level: draft.log_level, warnings, rows })
+        let rows = rows(&config, &texts);
+        Ok(Self { config, warnings, rows })
     }
 }
 
@@ -162,15 +153,15 @@ fn read_environment(
     Ok((texts, file))
 }
 
-fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Draft, SettingsError> {
-    let mut draft = Draft::default();
+fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
+    let mut config = defaults();
     let mut problems = Vec::new();
     for (setting, given) in SETTINGS.iter().filter_map(|setting| Some((setting, texts.get(setting.name)?))) {
         let name = given.name_of(setting);
         match (&setting.effect, given.is_off(setting)) {
             (_, Err(problem)) => problems.push(format!("{name}: {:?} {problem}", given.text)),
             (Effect::Applied { apply, .. }, _) => {
-                if let Err(problem) = apply(&mut draft, &given.text) {
+                if let Err(problem) = apply(&mut config, &given.text) {
                     problems.push(format!("{name}: {:?} {problem}", given.text));
                 }
             }
@@ -184,13 +175,13 @@ fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Draft, SettingsErr
     if !problems.is_empty() {
         return Err(SettingsError(problems));
     }
-    settle(&mut draft, texts, warnings);
-    Ok(draft)
+    settle(&mut config, texts, warnings);
+    Ok(config)
 }
 
 /// Settings that follow from others.
-fn settle(draft: &mut Draft, texts: &Texts, warnings: &mut Vec<String>) {
-    let limits = &mut draft.config.limits;
+fn settle(config: &mut Config, texts: &Texts, warnings: &mut Vec<String>) {
+    let limits = &mut config.limits;
     // Until nsqd had a flag for it, the longest REQ delay was the longest DPUB delay too.
     if texts.contains_key("max-req-timeout") && !texts.contains_key("max-defer-timeout") {
         limits.max_defer_timeout = limits.max_req_timeout;
@@ -206,26 +197,25 @@ fn settle(draft: &mut Draft, texts: &Texts, warnings: &mut Vec<String>) {
     }
 }
 
-fn rows(draft: &Draft, texts: &Texts) -> Vec<Row> {
+fn rows(config: &Config, texts: &Texts) -> Vec<Row> {
     let mut rows = Vec::new();
     for setting in SETTINGS {
         if let Effect::Applied { show, .. } = setting.effect {
             let origin = texts.get(setting.name).map_or(Origin::Default, |given| given.origin.clone());
-            rows.push(Row { name: setting.name, value: show(draft), origin });
+            rows.push(Row { name: setting.name, value: show(config), origin });
         }
     }
     rows
 }
 
-impl Default for Draft {
-    fn default() -> Self {
-        let mut config = Config::default();
-        if let Ok(hostname) = rustix::system::uname().nodename().to_str() {
-            config.hostname = hostname.to_owned();
-            config.broadcast_address = hostname.to_owned();
-        }
-        Self { config, log_level: tracing::Level::INFO }
+/// What holds when nobody says anything: the configuration's defaults, and this machine's name.
+fn defaults() -> Config {
+    let mut config = Config::default();
+    if let Ok(hostname) = rustix::system::uname().nodename().to_str() {
+        config.hostname = hostname.to_owned();
+        config.broadcast_address = hostname.to_owned();
     }
+    config
 }
 
 impl Given {

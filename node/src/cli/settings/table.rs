@@ -2,13 +2,10 @@
 //!
 //! Flags, environment, file and `config show` are all derived from this table, so that they cannot differ.
 
-use super::{
-    Draft,
-    form::{
-        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, PortOrSame, Rules, Size,
-        Text,
-    },
+use super::form::{
+    Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, PortOrSame, Rules, Size, Text,
 };
+use crate::config::Config;
 
 /// One setting.
 pub(super) struct Setting {
@@ -44,9 +41,9 @@ pub(super) enum Effect {
     /// It changes the configuration.
     Applied {
         /// Puts the value in place.
-        apply: fn(&mut Draft, &str) -> Result<(), String>,
+        apply: fn(&mut Config, &str) -> Result<(), String>,
         /// Shows the value in place.
-        show: fn(&Draft) -> String,
+        show: fn(&Config) -> String,
     },
     /// nsqd has it, here it means nothing: accepted with a warning that says why.
     Ignored(&'static str),
@@ -80,11 +77,11 @@ macro_rules! applied {
             file_key: None,
             shape: Shape::$shape,
             effect: Effect::Applied {
-                apply: |draft, text| {
-                    draft.$($field).+ = <$form as Form<_>>::parse(text)?;
+                apply: |config, text| {
+                    config.$($field).+ = <$form as Form<_>>::parse(text)?;
                     Ok(())
                 },
-                show: |draft| <$form as Form<_>>::show(&draft.$($field).+),
+                show: |config| <$form as Form<_>>::show(&config.$($field).+),
             },
         }
     };
@@ -123,63 +120,63 @@ const TLS: &str = "leave it out and put a TLS proxy in front; this node serves c
 /// The settings, in the order of `--help` and `config show`.
 #[rustfmt::skip] // A table reads by rows.
 pub(super) static SETTINGS: &[Setting] = &[
-    applied!("tcp-address", "ADDR", Address, One, config.tcp_address,
+    applied!("tcp-address", "ADDR", Address, One, tcp_address,
         "Where clients connect; port 0 takes a free one"),
-    applied!("http-address", "ADDR", AddressOrOff, One, config.http_address,
+    applied!("http-address", "ADDR", AddressOrOff, One, http_address,
         "Where HTTP is served; empty turns it off"),
-    applied!("data-path", "DIR", PathText, One, config.data_path,
+    applied!("data-path", "DIR", PathText, One, data_path,
         "Holds the messages; created when missing, used by one node at a time"),
-    applied!("broadcast-address", "HOST", Text, One, config.broadcast_address,
+    applied!("broadcast-address", "HOST", Text, One, broadcast_address,
         "Name or address of this machine that others are told to connect to"),
-    applied!("broadcast-tcp-port", "PORT", PortOrSame, One, config.broadcast_tcp_port,
+    applied!("broadcast-tcp-port", "PORT", PortOrSame, One, broadcast_tcp_port,
         "TCP port that others are told; 0 is the one listened on"),
-    applied!("broadcast-http-port", "PORT", PortOrSame, One, config.broadcast_http_port,
+    applied!("broadcast-http-port", "PORT", PortOrSame, One, broadcast_http_port,
         "HTTP port that others are told; 0 is the one listened on"),
-    applied!("topology-region", "NAME", Text, One, config.topology_region, "Region of this node"),
-    applied!("topology-zone", "NAME", Text, One, config.topology_zone, "Zone of this node"),
-    applied!("log-level", "LEVEL", LogLevel, One, log_level, "debug, info, warn, error or fatal"),
-    applied!("durability", "LEVEL", Level, One, config.journal.durability,
+    applied!("topology-region", "NAME", Text, One, topology_region, "Region of this node"),
+    applied!("topology-zone", "NAME", Text, One, topology_zone, "Zone of this node"),
+    applied!("log-level", "LEVEL", LogLevel, One, log.level, "debug, info, warn, error or fatal"),
+    applied!("durability", "LEVEL", Level, One, journal.durability,
         "What OK promises: fsync (on disk) or os (survives a crash of the node, not of the machine)"),
-    applied!("topic-durability", "PATTERN=LEVEL", Rules, Many, config.journal.rules,
+    applied!("topic-durability", "PATTERN=LEVEL", Rules, Many, journal.rules,
         "Durability of the topics that match, * standing for anything; the first match decides"),
-    applied!("segment-size", "SIZE", Size, One, config.journal.segment_size,
+    applied!("segment-size", "SIZE", Size, One, journal.segment_size,
         "Size of a journal file, a multiple of 4KiB"),
-    applied!("cache-size", "SIZE", Size, One, config.journal.cache_bytes,
+    applied!("cache-size", "SIZE", Size, One, journal.cache_bytes,
         "Memory for recent messages, over all topics; older ones are read from disk"),
-    applied!("min-free-disk", "SIZE", Size, One, config.journal.min_free_bytes,
+    applied!("min-free-disk", "SIZE", Size, One, journal.min_free_bytes,
         "Publishes are refused while the disk has less room than this"),
-    applied!("finish-delay", "TIME", GoDuration, Duration, config.journal.finish_delay,
+    applied!("finish-delay", "TIME", GoDuration, Duration, journal.finish_delay,
         "How long a FIN waits to be written with others; a crash within it delivers again"),
-    applied!("max-connections", "N", Count, One, config.limits.max_connections,
+    applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
-    applied!("max-channel-consumers", "N", Count, One, config.limits.max_channel_consumers,
+    applied!("max-channel-consumers", "N", Count, One, limits.max_channel_consumers,
         "Consumers per channel; 0 is no limit"),
-    applied!("max-msg-size", "SIZE", Size, One, config.limits.max_msg_size, "Largest message"),
-    applied!("max-body-size", "SIZE", Size, One, config.limits.max_body_size,
+    applied!("max-msg-size", "SIZE", Size, One, limits.max_msg_size, "Largest message"),
+    applied!("max-body-size", "SIZE", Size, One, limits.max_body_size,
         "Largest body of a command, as of MPUB"),
-    applied!("max-rdy-count", "N", Count, One, config.limits.max_rdy_count,
+    applied!("max-rdy-count", "N", Count, One, limits.max_rdy_count,
         "Largest RDY that a consumer may ask for"),
-    applied!("msg-timeout", "TIME", GoDuration, Duration, config.limits.msg_timeout,
+    applied!("msg-timeout", "TIME", GoDuration, Duration, limits.msg_timeout,
         "A delivered message that is not answered for this long is delivered again"),
-    applied!("max-msg-timeout", "TIME", GoDuration, Duration, config.limits.max_msg_timeout,
+    applied!("max-msg-timeout", "TIME", GoDuration, Duration, limits.max_msg_timeout,
         "Longest message time-out that a client may ask for, and the furthest that TOUCH goes"),
-    applied!("max-req-timeout", "TIME", GoDuration, Duration, config.limits.max_req_timeout,
+    applied!("max-req-timeout", "TIME", GoDuration, Duration, limits.max_req_timeout,
         "Longest REQ delay; longer ones are cut to it"),
-    applied!("max-defer-timeout", "TIME", GoDuration, Duration, config.limits.max_defer_timeout,
+    applied!("max-defer-timeout", "TIME", GoDuration, Duration, limits.max_defer_timeout,
         "Longest DPUB delay; longer ones are refused. Follows --max-req-timeout unless given"),
-    applied!("client-timeout", "TIME", GoDuration, Duration, config.limits.client_timeout,
+    applied!("client-timeout", "TIME", GoDuration, Duration, limits.client_timeout,
         "A client that is silent for this long is gone; it is asked twice within it"),
-    applied!("max-heartbeat-interval", "TIME", GoDuration, Duration, config.limits.max_heartbeat_interval,
+    applied!("max-heartbeat-interval", "TIME", GoDuration, Duration, limits.max_heartbeat_interval,
         "Longest heartbeat interval that a client may ask for"),
-    applied!("max-output-buffer-size", "SIZE", Size, One, config.limits.max_output_buffer_size,
+    applied!("max-output-buffer-size", "SIZE", Size, One, limits.max_output_buffer_size,
         "Largest output buffer that a client may ask for"),
-    applied!("max-output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.max_output_buffer_timeout,
+    applied!("max-output-buffer-timeout", "TIME", GoDuration, Duration, limits.max_output_buffer_timeout,
         "Longest output buffer time-out that a client may ask for"),
-    applied!("min-output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.min_output_buffer_timeout,
+    applied!("min-output-buffer-timeout", "TIME", GoDuration, Duration, limits.min_output_buffer_timeout,
         "Shortest output buffer time-out that a client may ask for"),
-    applied!("output-buffer-timeout", "TIME", GoDuration, Duration, config.limits.output_buffer_timeout,
+    applied!("output-buffer-timeout", "TIME", GoDuration, Duration, limits.output_buffer_timeout,
         "Output buffer time-out that is told to clients; an idle node sends at once all the same"),
-    applied!("mem-queue-size", "N", Count, One, config.limits.mem_queue_size,
+    applied!("mem-queue-size", "N", Count, One, limits.mem_queue_size,
         "Messages that an #ephemeral topic or channel keeps; the others are on disk and have no such limit"),
     refused("auth-http-address", Shape::Many, AUTH).with_file_key("auth_http_addresses"),
     refused("tls-required", Shape::Switch, TLS),
