@@ -3,6 +3,7 @@
 //! A node is `bruit serve`, or plain `bruit`. The other commands are clients of a node.
 
 mod argv;
+mod bench;
 mod client;
 mod config;
 #[cfg(test)]
@@ -52,6 +53,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Check or print a data directory
     Journal(journal::JournalArgs),
+    /// Measure a server, or what this machine could do at best
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command line `argv`, program name included, to its end.
@@ -84,6 +87,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Tail(args) => tail::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Journal(args) => journal::run(&args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

@@ -36,7 +36,7 @@ use clap::{Args, Subcommand};
 
 /// Measures a server, or what this machine could do at best.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(super) struct BenchArgs {
     #[command(subcommand)]
     bench: Bench,
 }
@@ -47,7 +47,7 @@ pub struct BenchArgs {
 ///
 /// # Errors
 /// The server cannot be reached, refuses a command, or goes away.
-pub fn run(args: BenchArgs) -> Result<ExitCode> {
+pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
     match args.bench {
         Bench::Pub(args) => publish::run(&args),
         Bench::Sub(args) => subscribe::run(&args),
