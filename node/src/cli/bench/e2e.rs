@@ -1,9 +1,6 @@
 //! `bruit bench e2e`.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -29,7 +26,7 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Args)]
 pub(super) struct E2eArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     /// Topic; a new one unless it is given
     #[arg(long)]
     topic: Option<String>,
@@ -56,11 +53,11 @@ pub(super) struct E2eArgs {
     idle_timeout: Duration,
 }
 
-/// Runs the benchmark.
+/// Does it and says what was found.
 ///
 /// # Errors
 /// The server cannot be reached, refuses, or goes away.
-pub(super) fn run(args: &E2eArgs) -> Result<ExitCode> {
+pub(super) fn measure(args: &E2eArgs) -> Result<Report> {
     let run = clock::run_id();
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{run:08x}"));
     let total = ((args.warm_up + args.duration).as_secs_f64() * args.rate as f64) as u64;
@@ -92,7 +89,7 @@ pub(super) fn run(args: &E2eArgs) -> Result<ExitCode> {
     let mut tally = Tally::new(Some(run), 0);
     tally.merge(outcome.consumed.tally);
     report.add_channel(tally.verdict(Some(total)));
-    report.print(args.server.json)
+    Ok(report)
 }
 
 struct Outcome {
@@ -146,4 +143,43 @@ fn exchange(
             measured_from,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{
+        super::fake_broker::{FakeBroker, Fault},
+        *,
+    };
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: E2eArgs,
+    }
+
+    fn measured(fault: Fault) -> Report {
+        let broker = FakeBroker::start(fault);
+        let line = "e2e --rate 2000 --duration 200ms --warm-up 100ms --idle-timeout 300ms --connections 2";
+        let address = ["--nsqd-tcp-address", &broker.address];
+        measure(&Line::parse_from(line.split(' ').chain(address)).args).unwrap()
+    }
+
+    #[test]
+    fn every_message_after_the_warm_up_is_timed() {
+        let report = measured(Fault::None);
+        assert_eq!(report.faults, [""; 0]);
+        assert_eq!((report.count, report.channels[0].distinct), (400, 600));
+        let latency = report.latency.unwrap();
+        assert_eq!(latency.count, 400);
+        assert!(latency.p50_us <= latency.p99_us && latency.p99_us <= latency.max_us, "{latency}");
+        assert_eq!(report.lateness.unwrap().count, 600);
+    }
+
+    #[test]
+    fn lost_messages_are_told() {
+        assert_eq!(measured(Fault::Lose).channels[0].missing, 60);
+    }
 }

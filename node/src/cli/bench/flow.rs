@@ -1,7 +1,6 @@
 //! `bruit bench flow`.
 
 use std::{
-    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +24,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct FlowArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     #[command(flatten)]
     publish: PublishArgs,
     /// Topic; a new one unless it is given
@@ -54,11 +53,11 @@ struct Channel {
     consumers: Vec<Consumer>,
 }
 
-/// Runs the benchmark.
+/// Does it and says what was found.
 ///
 /// # Errors
 /// The server cannot be reached, refuses, or goes away.
-pub(super) fn run(args: &FlowArgs) -> Result<ExitCode> {
+pub(super) fn measure(args: &FlowArgs) -> Result<Report> {
     let run = clock::run_id();
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{run:08x}"));
     let shares = args.publish.shares(args.count);
@@ -78,7 +77,7 @@ pub(super) fn run(args: &FlowArgs) -> Result<ExitCode> {
         consumed.into_iter().for_each(|consumed| tally.merge(consumed.tally));
         report.add_channel(tally.verdict(Some(messages)));
     }
-    report.print(args.server.json)
+    Ok(report)
 }
 
 /// Subscribes to every channel before anything is published, so that each receives everything.
@@ -133,4 +132,58 @@ fn describe(args: &FlowArgs) -> String {
         "{command}, {size} B, {connections} publishers with {pipeline} in flight each, to {channels} channels \
          with {consumers} consumers of RDY {rdy} each"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{
+        super::fake_broker::{FakeBroker, Fault},
+        *,
+    };
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FlowArgs,
+    }
+
+    fn flow(fault: Fault, line: &str) -> Report {
+        let broker = FakeBroker::start(fault);
+        let fixed = ["flow", "--nsqd-tcp-address", &broker.address, "--idle-timeout", "300ms"];
+        measure(&Line::parse_from(fixed.into_iter().chain(line.split(' '))).args).unwrap()
+    }
+
+    #[test]
+    fn an_honest_broker_passes_on_every_channel() {
+        for line in ["--count 1000 --channels 3", "--count 1000 --batch 7 --pipeline 2 --write-each"] {
+            let report = flow(Fault::None, line);
+            assert_eq!(report.faults, [""; 0], "{line}");
+            assert!(report.count >= 1000 && report.per_second > 0.0);
+            for channel in &report.channels {
+                assert_eq!((channel.distinct, channel.received), (report.count, report.count));
+                assert_eq!(channel.publishers.len(), 2);
+            }
+        }
+    }
+
+    #[test]
+    fn a_broker_that_breaks_its_promise_is_found_out() {
+        for (fault, missing, repeated, damaged, shared_ids) in [
+            (Fault::Lose, 10, 0, 0, 0),
+            (Fault::Repeat, 0, 10, 0, 0),
+            (Fault::Damage, 10, 0, 10, 0),
+            (Fault::SameId, 0, 0, 0, 10),
+        ] {
+            let report = flow(fault, "--count 100 --batch 10 --connections 1");
+            let channel = &report.channels[0];
+            assert_eq!(
+                (channel.missing, channel.repeated, channel.damaged, channel.shared_ids),
+                (missing, repeated, damaged, shared_ids),
+                "{fault:?}"
+            );
+            assert_eq!(report.faults.len(), 1, "{fault:?}");
+        }
+    }
 }

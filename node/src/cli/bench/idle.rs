@@ -1,6 +1,6 @@
 //! `bruit bench idle`.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bruit_wire::nsq::put_ready;
@@ -17,7 +17,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct IdleArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     /// Topic to subscribe to; a new one unless it is given
     #[arg(long)]
     topic: Option<String>,
@@ -32,11 +32,11 @@ pub(super) struct IdleArgs {
     duration: Duration,
 }
 
-/// Runs the benchmark.
+/// Does it and says what was found.
 ///
 /// # Errors
 /// The server cannot be reached, refuses, or goes away.
-pub(super) fn run(args: &IdleArgs) -> Result<ExitCode> {
+pub(super) fn measure(args: &IdleArgs) -> Result<Report> {
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{:08x}", clock::run_id()));
     let meter = Meter::start(args.server.pid)?;
     let start = clock::now();
@@ -60,7 +60,7 @@ pub(super) fn run(args: &IdleArgs) -> Result<ExitCode> {
     {
         report.faults.push("the server closed a subscriber".to_owned());
     }
-    report.print(args.server.json)
+    Ok(report)
 }
 
 fn open(args: &IdleArgs, topic: &str, ready: &[u8]) -> Result<Socket> {

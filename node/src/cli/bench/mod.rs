@@ -13,6 +13,8 @@ mod consumer;
 mod dialect;
 mod disk;
 mod e2e;
+#[cfg(test)]
+mod fake_broker;
 mod flow;
 mod idle;
 mod latency;
@@ -49,11 +51,11 @@ pub(super) struct BenchArgs {
 /// The server cannot be reached, refuses a command, or goes away.
 pub(super) fn run(args: BenchArgs) -> Result<ExitCode> {
     match args.bench {
-        Bench::Pub(args) => publish::run(&args),
-        Bench::Sub(args) => subscribe::run(&args),
-        Bench::Flow(args) => flow::run(&args),
-        Bench::E2e(args) => e2e::run(&args),
-        Bench::Idle(args) => idle::run(&args),
+        Bench::Pub(args) => publish::measure(&args)?.print(args.server.json),
+        Bench::Sub(args) => subscribe::measure(&args)?.print(args.server.json),
+        Bench::Flow(args) => flow::measure(&args)?.print(args.server.json),
+        Bench::E2e(args) => e2e::measure(&args)?.print(args.server.json),
+        Bench::Idle(args) => idle::measure(&args)?.print(args.server.json),
         Bench::Null(args) => null::run(&args),
         Bench::Disk(args) => disk::run(&args),
     }

@@ -1,9 +1,6 @@
 //! `bruit bench pub`.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -22,7 +19,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct PubArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     #[command(flatten)]
     publish: PublishArgs,
     /// Topic, or stream, to publish to
@@ -43,11 +40,11 @@ pub(super) struct PubArgs {
     protocol: Protocol,
 }
 
-/// Runs the benchmark.
+/// Does it and says what was found.
 ///
 /// # Errors
 /// The server cannot be reached, refuses a message, or goes away.
-pub(super) fn run(args: &PubArgs) -> Result<ExitCode> {
+pub(super) fn measure(args: &PubArgs) -> Result<Report> {
     let address = &args.server.nsqd_tcp_address;
     let mut publishers = args.publish.open(address, args.protocol, &args.topic, clock::run_id())?;
     // The protocols that can tell are asked before and after: all that is acknowledged must be there.
@@ -69,7 +66,7 @@ pub(super) fn run(args: &PubArgs) -> Result<ExitCode> {
             report.faults.push(format!("the server holds {after} messages where {expected} are due"));
         }
     }
-    report.print(args.server.json)
+    Ok(report)
 }
 
 fn publish_all(args: &PubArgs, publishers: Vec<Publisher>, start: Instant) -> Result<Vec<Published>> {

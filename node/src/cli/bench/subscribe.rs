@@ -1,6 +1,6 @@
 //! `bruit bench sub`.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -18,7 +18,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct SubArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     /// Topic to consume
     #[arg(long, default_value = "bench")]
     topic: String,
@@ -39,11 +39,11 @@ pub(super) struct SubArgs {
     idle_timeout: Duration,
 }
 
-/// Runs the benchmark.
+/// Does it and says what was found.
 ///
 /// # Errors
 /// The server cannot be reached, refuses, or goes away.
-pub(super) fn run(args: &SubArgs) -> Result<ExitCode> {
+pub(super) fn measure(args: &SubArgs) -> Result<Report> {
     let arrivals = Arrivals::new(args.count.unwrap_or(u64::MAX), args.idle_timeout);
     let consumers: Vec<Consumer> = (0..args.connections)
         .map(|_| {
@@ -66,5 +66,59 @@ pub(super) fn run(args: &SubArgs) -> Result<ExitCode> {
     let seconds = last.saturating_duration_since(start).as_secs_f64();
     let mut report = Report::new("sub", what, (verdict.distinct, "message"), seconds, &meter)?;
     report.add_channel(verdict);
-    report.print(args.server.json)
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{
+        super::{
+            fake_broker::{FakeBroker, Fault},
+            publish,
+        },
+        *,
+    };
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SubArgs,
+    }
+
+    #[derive(Parser)]
+    struct PubLine {
+        #[command(flatten)]
+        args: publish::PubArgs,
+    }
+
+    fn drained(fault: Fault, line: &str) -> Report {
+        let broker = FakeBroker::start(fault);
+        let address = ["--nsqd-tcp-address", &broker.address];
+        let publish = "pub --count 1000 --batch 50".split(' ').chain(address);
+        let published = publish::measure(&PubLine::parse_from(publish).args).unwrap();
+        assert_eq!(published.count, 1000);
+        assert_eq!(published.latency.unwrap().count, 20);
+        measure(&Line::parse_from(line.split(' ').chain(address)).args).unwrap()
+    }
+
+    #[test]
+    fn a_backlog_is_drained_and_whole() {
+        for line in ["sub --count 1000", "sub --idle-timeout 300ms"] {
+            let report = drained(Fault::None, line);
+            assert_eq!((report.count, &report.channels[0].publishers), (1000, &vec![500, 500]), "{line}");
+            assert_eq!(report.faults, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_of_a_backlog_is_told_with_and_without_a_count() {
+        // Of the last publisher the last message may be among the lost, which is no gap.
+        let counted = drained(Fault::Lose, "sub --count 1000 --idle-timeout 300ms");
+        assert_eq!(counted.channels[0].missing, 100);
+        let open = drained(Fault::Lose, "sub --idle-timeout 300ms");
+        assert!((98..=100).contains(&open.channels[0].missing), "{:?}", open.channels);
+        assert_eq!((counted.faults.len(), open.faults.len()), (1, 1));
+    }
 }
