@@ -109,6 +109,10 @@ pub struct Limits {
     pub max_channel_consumers: usize,
     /// Client connections; further ones are closed at once.
     pub max_connections: usize,
+    /// Topics; a publish or subscription that would make one more is refused.
+    pub max_topics: usize,
+    /// Channels of one topic; a subscription that would make one more is refused.
+    pub max_channels: usize,
     /// Messages that an `#ephemeral` topic or channel keeps; older ones are dropped.
     pub mem_queue_size: usize,
 }
@@ -131,6 +135,8 @@ impl Default for Limits {
             output_buffer_timeout: Duration::from_millis(250),
             max_channel_consumers: 0,
             max_connections: 10_000,
+            max_topics: 100_000,
+            max_channels: 10_000,
             mem_queue_size: 10_000,
         }
     }

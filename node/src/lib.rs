@@ -65,6 +65,10 @@ pub enum RunError {
         /// What the operating system said.
         error: io::Error,
     },
+    /// The commit loop has ended by itself, which only a bug makes it do. The node stops at once rather than
+    /// go on without it; what it acknowledged is on disk.
+    #[error("the commit loop has ended unexpectedly; the log says why. Start the node again: nothing that was acknowledged is lost")]
+    CommitLoop,
 }
 
 /// Runs a node until `shutdown` resolves, then stops gracefully: no new connections, the open ones are
@@ -86,6 +90,7 @@ pub async fn run(
     let (exit, exiting) = watch::channel(false);
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
+    let http = listen_http(&config, &env).await?;
     let opening = Opening {
         env: env.clone(),
         dir: config.data_path.clone(),
@@ -94,8 +99,12 @@ pub async fn run(
         journal: config.journal.clone(),
     };
     let (commit_exit, commit_exiting) = watch::channel(false);
-    let (broker, committed, recovery) = Broker::open(opening, commit_exiting).await?;
-    let http_address = serve_http(&config, &env, &broker, tcp_address, exiting.clone()).await?;
+    let (broker, mut committed, recovery) = Broker::open(opening, commit_exiting).await?;
+    let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = http {
+        let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
+        serve_http(&config, &env, &broker, ports, listener, exiting.clone());
+    }
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
@@ -106,50 +115,53 @@ pub async fn run(
     env.spawn.spawn(Box::pin(clients));
     ready(&Ready { tcp_address, http_address, node_id, took: began.elapsed(), recovery });
 
-    shutdown.await;
+    let died = tokio::select! {
+        biased;
+        _ = &mut committed => true,
+        () = shutdown => false,
+    };
     exit.send_replace(true);
     broker.refuse();
     broker.close_clients();
     // Connections that are gone have put back what they had in flight; the last checkpoint then has it.
     let _ = tokio::time::timeout(CLOSING, broker.drained()).await;
     commit_exit.send_replace(true);
-    // An error means that the commit loop is gone, which only happens when its runtime ends.
-    let _ = committed.await;
+    if died {
+        return Err(RunError::CommitLoop);
+    }
+    // An error means that the commit loop is gone: then nothing more is written.
+    let ended = committed.await;
     drop(data);
-    Ok(())
+    ended.map_err(|_| RunError::CommitLoop)
 }
 
 async fn listen(env: &Env, address: SocketAddr, flag: &'static str) -> Result<Box<dyn env::Listener>, RunError> {
     env.net.listen(address).await.map_err(|error| RunError::Listen { address, flag, error })
 }
 
-/// Serves HTTP on the background runtime; returns the address that is really bound.
-async fn serve_http(
+/// Listens for HTTP on the background runtime: a socket belongs to the runtime that opened it.
+async fn listen_http(config: &Config, env: &Env) -> Result<Option<Box<dyn env::Listener>>, RunError> {
+    let Some(address) = config.http_address else { return Ok(None) };
+    let (bound, binding) = tokio::sync::oneshot::channel();
+    let net = Arc::clone(&env.net);
+    env.background.spawn(Box::pin(async move {
+        // Nobody waits any more when the start was given up.
+        let _ = bound.send(net.listen(address).await);
+    }));
+    let gone = || io::Error::other("the background runtime has ended");
+    let listener = binding.await.unwrap_or_else(|_| Err(gone()));
+    listener.map(Some).map_err(|error| RunError::Listen { address, flag: "http", error })
+}
+
+fn serve_http(
     config: &Config,
     env: &Env,
     broker: &Arc<Broker>,
-    tcp_address: SocketAddr,
+    ports: Ports,
+    listener: Box<dyn env::Listener>,
     exiting: watch::Receiver<bool>,
-) -> Result<Option<SocketAddr>, RunError> {
-    let Some(address) = config.http_address else { return Ok(None) };
-    let (bound, binding) = tokio::sync::oneshot::channel();
-    let (config, task_env, broker) = (Arc::new(config.clone()), env.clone(), Arc::clone(broker));
-    // A socket belongs to the runtime that opened it.
-    env.background.spawn(Box::pin(async move {
-        let listener = match task_env.net.listen(address).await {
-            Ok(listener) => listener,
-            Err(error) => return drop(bound.send(Err(error))),
-        };
-        let http_address = listener.local_addr().unwrap_or(address);
-        if bound.send(Ok(http_address)).is_err() {
-            return;
-        }
-        let ports = Ports { tcp: tcp_address.port(), http: http_address.port() };
-        let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
-        let state = HttpState::new(broker, config, task_env, ports, &level, set);
-        http::serve(listener, state, exiting).await;
-    }));
-    let gone = || io::Error::other("the background runtime has ended");
-    let outcome = binding.await.unwrap_or_else(|_| Err(gone()));
-    outcome.map(Some).map_err(|error| RunError::Listen { address, flag: "http", error })
+) {
+    let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
+    let state = HttpState::new(Arc::clone(broker), Arc::new(config.clone()), env.clone(), ports, &level, set);
+    env.background.spawn(Box::pin(http::serve(listener, state, exiting)));
 }

@@ -197,7 +197,7 @@ impl Channel {
             }
         }
         self.note_pending(&mut state);
-        drop(state);
+        // Under the lock: emptying the channel sets the count to nothing.
         client.in_flight.fetch_sub(finished, Ordering::Relaxed);
         client.finish_count.fetch_add(finished, Ordering::Relaxed);
     }

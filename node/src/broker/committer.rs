@@ -102,7 +102,7 @@ impl Committer {
             if let Some((at, _)) = self.retry.filter(|(at, _)| Instant::now() < *at) {
                 tokio::select! {
                     biased;
-                    _ = self.exit.changed() => {}
+                    changed = self.exit.changed() => if changed.is_err() { return false },
                     () = tokio::time::sleep_until(at) => {}
                 }
                 continue;
@@ -119,7 +119,7 @@ impl Committer {
             let finish_at = finished_since.map(|since| shared.clock.instant(since.saturating_add(delay)));
             tokio::select! {
                 biased;
-                _ = self.exit.changed() => {}
+                changed = self.exit.changed() => if changed.is_err() { return false },
                 () = shared.commits.changed.notified() => {}
                 () = tokio::time::sleep_until(finish_at.unwrap_or_else(Instant::now)), if finish_at.is_some() => {
                     return true;

@@ -81,6 +81,8 @@ async fn pass(broker: &Arc<Broker>) {
 /// Says in the journal that a segment is gone, then lets it go: a start then knows that it is not missing.
 async fn drop_segment(broker: &Arc<Broker>, number: u64) {
     let shared = broker.shared();
+    // From here on no checkpoint names it; should the node die now, the next start removes the file.
+    let Some(retired) = shared.store.retire(number) else { return };
     let change = super::commits::Change {
         topic: String::new(),
         channel: String::new(),
@@ -91,9 +93,10 @@ async fn drop_segment(broker: &Arc<Broker>, number: u64) {
     };
     let ticket = shared.commits.change(change);
     if broker.settled(ticket).await.is_err() {
+        shared.store.restore(retired);
         return;
     }
-    if let Err(error) = shared.store.release(number).await {
+    if let Err(error) = shared.store.release(&retired).await {
         tracing::warn!("cannot remove segment {number}: {error}; the next start will");
     }
 }

@@ -182,6 +182,9 @@ impl Broker {
             return Ok(topic);
         }
         self.shared.admission.check_exit()?;
+        if self.topics.len() >= self.shared.limits.max_topics {
+            return Err(Refused::TooMany("topics"));
+        }
         let topic = Topic::new(name.clone(), Arc::clone(&self.shared), *floor);
         topic.created(*floor);
         self.topics.insert(name.clone(), Arc::clone(&topic));

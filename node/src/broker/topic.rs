@@ -198,7 +198,7 @@ impl Topic {
     /// before, later ones only what follows (NSQ reference, section 4).
     ///
     /// # Errors
-    /// The topic is being deleted.
+    /// The topic is being deleted, or has as many channels as it may.
     pub fn channel_or_create(self: &Arc<Self>, name: &ChannelName) -> Result<Arc<Channel>, Refused> {
         let mut core = self.core.lock();
         if let Some(channel) = core.channels.get(name) {
@@ -206,6 +206,9 @@ impl Topic {
         }
         if core.deleted {
             return Err(Refused::Exiting);
+        }
+        if core.channels.len() >= self.shared.limits.max_channels {
+            return Err(Refused::TooMany("channels"));
         }
         let start = self.tail.lock().mark();
         let journalled = self.is_journalled() && !name.is_ephemeral();

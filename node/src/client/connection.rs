@@ -391,13 +391,21 @@ impl Connection {
     }
 
     fn subscribe(&mut self, topic: &str, channel: &str) -> Result<(), ClientError> {
-        let exiting = |_| ClientError::subscribe_failed_exiting();
+        let failed = |why: Refused| ClientError {
+            code: "E_SUB_FAILED",
+            text: format!("SUB failed {why}").into(),
+            fatal: true,
+        };
         let topic_name = TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
         let channel_name = ChannelName::new(channel).map_err(|_| ClientError::bad_channel(channel.as_bytes()))?;
         // An ephemeral channel may be going just now; the second time it is made anew.
         for _ in 0..2 {
-            let found = self.broker.topic_or_create(&topic_name).map_err(exiting)?;
-            let Ok(entered) = found.channel_or_create(&channel_name) else { continue };
+            let found = self.broker.topic_or_create(&topic_name).map_err(failed)?;
+            let entered = match found.channel_or_create(&channel_name) {
+                Ok(channel) => channel,
+                Err(Refused::Exiting) => continue,
+                Err(why) => return Err(failed(why)),
+            };
             match entered.subscribe(&self.client) {
                 Ok(()) => {
                     self.session.subscribed();

@@ -25,7 +25,7 @@ type Answer = Result<Response, ApiError>;
 pub(super) async fn create_topic(State(state): State<HttpState>, uri: Uri) -> Answer {
     let name = topic_name(&Query::of(&uri)?)?;
     state.broker.topic_or_create(&name).map_err(|refused| ApiError::of_change(&refused))?;
-    Ok(reply::empty())
+    settled(&state, state.broker.barrier()).await
 }
 
 /// `POST /topic/delete?topic=`
@@ -56,7 +56,7 @@ pub(super) async fn unpause_topic(State(state): State<HttpState>, uri: Uri) -> A
 pub(super) async fn create_channel(State(state): State<HttpState>, uri: Uri) -> Answer {
     let (topic, name) = topic_and_channel_name(&state, &uri)?;
     topic.channel_or_create(&name).map_err(|refused| ApiError::of_change(&refused))?;
-    Ok(reply::empty())
+    settled(&state, state.broker.barrier()).await
 }
 
 /// `POST /channel/delete?topic=&channel=`

@@ -18,6 +18,8 @@ pub enum Refused {
     /// The file system has less room than the node keeps free. Deliveries go on; publishes are taken again
     /// by themselves once there is room.
     DiskFull,
+    /// There are as many topics, or channels of this topic, as there may be.
+    TooMany(&'static str),
     /// The disk failed; the text is what it said. What was refused is not acknowledged, but may still arrive.
     Failed(Arc<str>),
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Exiting => f.write_str("exiting"),
             Self::DiskFull => f.write_str("disk full: free some space, or lower --min-free-disk"),
+            Self::TooMany(what) => write!(f, "too many {what}: delete some, or raise --max-{what}"),
             Self::Failed(why) => f.write_str(why),
         }
     }

@@ -53,6 +53,10 @@ struct Known {
     len: u64,
 }
 
+/// A segment that nobody needs any more.
+#[derive(Debug)]
+pub(crate) struct Retired(Known);
+
 /// A prepared file that holds nothing yet.
 pub(super) struct Spare {
     pub(super) path: PathBuf,
@@ -241,15 +245,25 @@ impl Store {
         file.sync().await
     }
 
-    /// Lets go of a segment that nobody needs: its file becomes a spare one, or is removed.
+    /// Takes a segment that nobody needs off the list.
+    pub(crate) fn retire(&self, number: u64) -> Option<Retired> {
+        let known = self.segments.lock().remove(&number)?;
+        self.readers.lock().retain(|(open, _)| *open != number);
+        Some(Retired(known))
+    }
+
+    /// Puts it back.
+    pub(crate) fn restore(&self, Retired(known): Retired) {
+        self.segments.lock().insert(known.sealed.number, known);
+    }
+
+    /// Lets go of its file: it becomes a spare one, or is removed.
     ///
     /// # Errors
     /// What the disk reports; the file stays and is found at the next start.
-    pub(crate) async fn release(&self, number: u64) -> io::Result<()> {
-        let known = self.segments.lock().remove(&number);
-        self.readers.lock().retain(|(open, _)| *open != number);
-        let path = self.path(&segment_name(number));
-        let reusable = known.is_some_and(|known| known.len == self.segment_size);
+    pub(crate) async fn release(&self, Retired(known): &Retired) -> io::Result<()> {
+        let path = self.path(&segment_name(known.sealed.number));
+        let reusable = known.len == self.segment_size;
         if reusable && self.spares() < SPARES_MAX {
             let spare = self.next_spare.fetch_add(1, Ordering::Relaxed);
             self.disk().rename(&path, &self.path(&spare_name(spare))).await?;

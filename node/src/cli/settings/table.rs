@@ -149,6 +149,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         "How long a FIN waits to be written with others; a crash within it delivers again"),
     applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
+    applied!("max-topics", "N", Count, One, limits.max_topics, "Topics; one more is refused"),
+    applied!("max-channels", "N", Count, One, limits.max_channels, "Channels of a topic; one more is refused"),
     applied!("max-channel-consumers", "N", Count, One, limits.max_channel_consumers,
         "Consumers per channel; 0 is no limit"),
     applied!("max-msg-size", "SIZE", Size, One, limits.max_msg_size, "Largest message"),
