@@ -275,8 +275,16 @@ impl Client {
 
     /// Waits until the node has dealt with everything that this connection has sent so far, by publishing to a
     /// topic that nobody looks at.
+    /// Messages that come meanwhile are dropped.
     pub fn settle(&mut self) {
-        self.publish("settle", "x");
+        self.send(command("PUB settle", b"x"));
+        loop {
+            match self.frame() {
+                Frame { kind: FrameKind::Message, .. } => {}
+                Frame { kind: FrameKind::Response, body } if body == b"OK" => return,
+                other => panic!("{other:?} instead of OK"),
+            }
+        }
     }
 
     /// Waits for at most `time` until a frame, the end, or nothing.
@@ -309,6 +317,14 @@ enum Next {
     Frame(Frame),
     Nothing,
     Closed,
+}
+
+/// The bodies of messages, sorted, since order is not promised.
+#[must_use]
+pub fn texts(messages: &[Message]) -> Vec<String> {
+    let mut texts: Vec<String> = messages.iter().map(Message::text).collect();
+    texts.sort();
+    texts
 }
 
 /// A command with a body: its line, the body's length, the body.

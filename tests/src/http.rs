@@ -98,6 +98,17 @@ impl Http {
         }
     }
 
+    /// Sends bytes to a node that may close before it has taken all of them; returns everything that came back.
+    #[must_use]
+    pub fn send_and_end(&self, request: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect();
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        // A reset after the answer leaves the answer.
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
     /// A connection of its own, for requests that share one.
     #[must_use]
     pub fn connect(&self) -> TcpStream {

@@ -20,6 +20,6 @@ mod node;
 pub mod tree;
 pub mod wait;
 
-pub use client::{Client, Frame, FrameKind, Message, command, multi_publish};
+pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
 pub use node::{Node, Options};

@@ -202,6 +202,13 @@ impl Node {
         self.process.wait_until_serving();
     }
 
+    /// Starts the (dead) node again, only to kill it after `delay`.
+    pub fn interrupt_start(&mut self, delay: std::time::Duration) {
+        self.process = Process::spawn(&self.options.command(&self.data_path));
+        wait::pause(delay);
+        self.process.kill();
+    }
+
     /// SIGTERM, then start again.
     pub fn restart(&mut self) {
         let status = self.terminate();
