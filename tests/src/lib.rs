@@ -3,6 +3,7 @@
 //! in both ends at once.
 //!
 //! - [`binary`]: finds the binary, and builds it when nobody has.
+//! - [`command`](mod@command): the binary as a command that runs and ends.
 //! - [`Node`]: a running node on free ports and a directory of its own; killed when dropped.
 //! - [`Client`]: a send/expect script over one TCP connection.
 //! - [`Http`]: requests whose exact status, headers and body are looked at.
@@ -14,6 +15,7 @@
 
 pub mod binary;
 mod client;
+pub mod command;
 mod http;
 pub mod load;
 mod node;

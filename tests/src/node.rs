@@ -202,6 +202,16 @@ impl Node {
         self.process.wait_until_serving();
     }
 
+    /// Starts the (dead) node again where it may refuse.
+    ///
+    /// # Errors
+    /// What it said, when it exits instead of serving.
+    pub fn try_start_again(&mut self) -> Result<(), String> {
+        assert!(!self.is_running(), "the node still runs");
+        self.process = Process::spawn(&self.options.command(&self.data_path));
+        if self.process.serves() { Ok(()) } else { Err(self.log()) }
+    }
+
     /// Starts the (dead) node again, only to kill it after `delay`.
     pub fn interrupt_start(&mut self, delay: std::time::Duration) {
         self.process = Process::spawn(&self.options.command(&self.data_path));
@@ -263,6 +273,7 @@ impl Drop for Node {
 struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
     tcp: Option<SocketAddr>,
     http: Option<SocketAddr>,
     http_wanted: bool,
@@ -277,21 +288,36 @@ impl Process {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("standard error is piped");
         let sink = Arc::clone(&log);
-        std::thread::spawn(move || copy_lines(stderr, &sink));
+        let reader = Some(std::thread::spawn(move || copy_lines(stderr, &sink)));
         let http_wanted = !args.iter().any(|arg| arg == "--http-address=");
-        Self { child, log, tcp: None, http: None, http_wanted }
+        Self { child, log, reader, tcp: None, http: None, http_wanted }
     }
 
     fn wait_until_serving(&mut self) {
+        assert!(self.serves(), "the node exited instead of serving:\n{}", self.log());
+    }
+
+    /// Waits until the node serves (true) or has exited (false).
+    fn serves(&mut self) -> bool {
+        let mut exited = false;
         wait::until("the node serves", || {
+            exited = self.child.try_wait().expect("the child can be waited for").is_some();
             let log = self.log();
             self.tcp = address_after(&log, "TCP: listening on ");
             self.http = address_after(&log, "HTTP: listening on ");
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                panic!("the node exited with {status} instead of serving:\n{}", self.log());
-            }
-            self.tcp.is_some() && (self.http.is_some() || !self.http_wanted)
+            exited || (self.tcp.is_some() && (self.http.is_some() || !self.http_wanted))
         });
+        if exited {
+            self.read_to_the_end();
+        }
+        !exited
+    }
+
+    /// Waits until the last line of a dead process has been read.
+    fn read_to_the_end(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader of the log does not panic");
+        }
     }
 
     fn wait_for_exit(&mut self) -> ExitStatus {
@@ -300,6 +326,7 @@ impl Process {
             exit = self.child.try_wait().expect("the child can be waited for");
             exit.is_some()
         });
+        self.read_to_the_end();
         exit.expect("set by the condition above")
     }
 
@@ -307,6 +334,7 @@ impl Process {
         // An error here means that it is already dead.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.read_to_the_end();
     }
 
     fn log(&self) -> String {

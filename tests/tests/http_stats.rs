@@ -138,7 +138,8 @@ fn filters_tell_an_unknown_topic_from_an_empty_answer() {
             .iter()
             .map(|topic| {
                 let channels = topic["channels"].as_array().expect("a list");
-                let channels: Vec<&str> = channels.iter().filter_map(|c| c["channel_name"].as_str()).collect();
+                let channels: Vec<&str> =
+                    channels.iter().filter_map(|c| c["channel_name"].as_str()).collect();
                 format!("{}:{}", topic["topic_name"].as_str().unwrap_or_default(), channels.join(","))
             })
             .collect()
