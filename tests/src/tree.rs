@@ -1,6 +1,6 @@
 //! The repository as files.
 
-use std::path::{Path, PathBuf};
+use std::{path::Path, process::Command};
 
 /// The top of the repository.
 #[must_use]
@@ -8,53 +8,39 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
-/// Every file that git would track below `folder` (relative to the top), sorted; build output and hidden
-/// folders are left out.
+/// Every file of the repository: what git tracks, and what it would track if it were told. Sorted, relative to
+/// the top, with forward slashes.
+///
+/// # Panics
+/// When git cannot be asked.
 #[must_use]
-pub fn files(folder: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    walk(&root().join(folder), &mut found);
-    found.sort();
-    found
+pub fn files() -> Vec<String> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"]).current_dir(root());
+    let output = git.output().expect("git can be started");
+    assert!(output.status.success(), "git: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("paths are text");
+    let names = text.split('\0').filter(|name| !name.is_empty() && root().join(name).is_file());
+    let mut files: Vec<String> = names.map(str::to_owned).collect();
+    files.sort();
+    files.dedup();
+    files
 }
 
-/// The `.rs` files below `folder`, as paths relative to the top with their text.
+/// The `.rs` files below `folder` (`""` for all), with their text.
 #[must_use]
 pub fn sources(folder: &str) -> Vec<(String, String)> {
-    files(folder)
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .map(|path| (relative(&path), text(&path)))
-        .collect()
+    let wanted = |path: &String| path.starts_with(folder) && path.ends_with(".rs");
+    files().into_iter().filter(wanted).map(|path| (path.clone(), text(&path))).collect()
 }
 
-/// A path as it is written in messages: relative to the top, with forward slashes.
-#[must_use]
-pub fn relative(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).to_string_lossy().into_owned()
-}
-
-/// The text of a file; bytes that are not UTF-8 become the replacement character.
+/// The text of a file, by its path relative to the top; bytes that are not UTF-8 become the replacement
+/// character.
 ///
 /// # Panics
 /// When it cannot be read.
 #[must_use]
-pub fn text(path: &Path) -> String {
-    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+pub fn text(path: &str) -> String {
+    let bytes = std::fs::read(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    for entry in entries {
-        let path = entry.expect("a readable directory entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() {
-            if !name.starts_with('.') && !["target", "node_modules", "__pycache__"].contains(&name.as_str()) {
-                walk(&path, found);
-            }
-        } else {
-            found.push(path);
-        }
-    }
 }
