@@ -138,9 +138,8 @@ fn help_and_version_succeed() {
 fn setting(ended: &Ended, name: &str) -> (serde_json::Value, String) {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let json: serde_json::Value = serde_json::from_str(&ended.stdout).expect("JSON on standard output");
-    let rows = json.as_array().unwrap_or_else(|| panic!("a list of settings: {json}"));
-    let row = rows.iter().find(|row| row["name"] == name);
-    let row = row.unwrap_or_else(|| panic!("{name} is not shown: {json}"));
+    let row = &json[name];
+    assert!(row.is_object(), "{name} is not shown: {json}");
     (row["value"].clone(), row["origin"].as_str().unwrap_or_default().to_owned())
 }
 
