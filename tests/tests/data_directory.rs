@@ -52,17 +52,33 @@ impl Drop for Mount {
     }
 }
 
-/// The files of a stopped node that hold messages or states, largest first.
+/// The files of a stopped node that are not empty, by name.
 fn data_files(node: &Node) -> Vec<PathBuf> {
-    let mut files: Vec<(u64, PathBuf)> = fs::read_dir(node.data_path())
-        .expect("the data directory can be listed")
-        .flatten()
-        .filter_map(|entry| Some((entry.metadata().ok()?.len(), entry.path())))
-        .filter(|(length, _)| *length > 0)
-        .collect();
-    files.sort_by(|a, b| b.cmp(a));
-    files.into_iter().map(|(_, path)| path).collect()
+    let entries = fs::read_dir(node.data_path()).expect("the data directory can be listed");
+    let filled = entries.flatten().filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0));
+    let mut files: Vec<PathBuf> = filled.map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
+
+/// Those that hold messages, oldest first.
+fn segments(node: &Node) -> Vec<PathBuf> {
+    let mut files = data_files(node);
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
+    files
+}
+
+/// An offset of something written in the records of a segment, about a `part` in 16 into it; `None` when it
+/// holds no records.
+fn written_offset(path: &Path, part: usize) -> Option<u64> {
+    let bytes = fs::read(path).expect("readable");
+    let last = bytes.iter().rposition(|&byte| byte != 0).filter(|&last| last >= FIRST_RECORD)?;
+    let from = FIRST_RECORD + (last - FIRST_RECORD) * (part % 16) / 16;
+    (from..=last).find(|&at| bytes[at] != 0).map(|at| at as u64)
+}
+
+/// Where records begin in a segment.
+const FIRST_RECORD: usize = 4096;
 
 fn flip(path: &Path, offset: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).expect("the file can be opened");
@@ -161,16 +177,14 @@ fn damage_costs_only_what_it_hit() {
         producer.publish("t", load::body(&format!("m-{i}")));
     }
     node.kill();
-    let files = data_files(&node);
     let mut flips = 0;
-    for path in &files {
-        let length = fs::metadata(path).expect("the file is there").len();
-        if length >= 64 * 1024 {
-            flip(path, 8192 + (flips * 7919) % (length - 12_000));
+    for (part, path) in segments(&node).iter().enumerate() {
+        if let Some(offset) = written_offset(path, part) {
+            flip(path, offset);
             flips += 1;
         }
     }
-    assert!(flips >= 2, "too few segments to damage: {files:?}");
+    assert!(flips >= 2, "too few segments to damage");
     node.start_again();
     let delivered = load::drain(&mut node.consumer("t", "c", 2500), Duration::from_secs(1));
     // A flip costs the record that it hit; a commit of a busy publisher may hold several messages.
@@ -218,6 +232,37 @@ fn no_flipped_bit_anywhere_keeps_a_node_from_starting_or_makes_it_panic() {
 }
 
 #[test]
+fn a_directory_of_a_later_version_is_refused_and_left_alone() {
+    let mut node = Node::start();
+    node.client().publish("t", "x");
+    node.kill();
+    let segment = segments(&node).pop().expect("a segment");
+    let good = fs::read(&segment).expect("readable");
+    let mut later = good.clone();
+    later[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    let checksum = crc32(&later[..32]);
+    later[32..36].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&segment, &later).expect("the file can be written");
+    let said = node.try_start_again().expect_err("a later format was read as if it were known");
+    assert!(said.contains("format 2") && said.contains(".segment"), "{said}");
+    assert!(fs::read(&segment).expect("readable") == later, "the file was changed");
+    fs::write(&segment, &good).expect("the file can be written");
+    node.start_again();
+    assert_eq!(node.consumer("t", "c", 1).message().text(), "x");
+}
+
+/// The checksum of a segment's front.
+fn crc32(bytes: &[u8]) -> u32 {
+    let update = |crc: u32, byte: &u8| {
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 },
+        )
+    };
+    !bytes.iter().fold(u32::MAX, update)
+}
+
+#[test]
 fn a_torn_tail_is_cut_at_the_last_whole_record() {
     let mut node = Options::new().arg("--segment-size=256KiB").start();
     node.consumer("t", "c", 0).settle();
@@ -227,7 +272,7 @@ fn a_torn_tail_is_cut_at_the_last_whole_record() {
     }
     node.kill();
     // Noise behind the last record, as a torn write leaves it.
-    let segment = data_files(&node).into_iter().next().expect("a segment");
+    let segment = segments(&node).pop().expect("a segment");
     let bytes = fs::read(&segment).expect("readable");
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1) as u64;
     let file = OpenOptions::new().write(true).open(&segment).expect("the file can be opened");
@@ -252,8 +297,8 @@ fn journal_verify_tells_a_good_directory_from_a_damaged_one() {
     let path = node.data_path().to_str().expect("plain characters").to_owned();
     let ended = bruit(&["journal", "verify", &path]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let segment = data_files(&node).into_iter().next().expect("a segment");
-    flip(&segment, 9000);
+    let segment = segments(&node).swap_remove(0);
+    flip(&segment, written_offset(&segment, 5).expect("the first segment is full"));
     let ended = bruit(&["journal", "verify", &path]);
     assert!(matches!(ended.code, Some(1 | 4 | 5)), "damage was not reported: {ended:?}");
     let said = ended.stdout + &ended.stderr;
