@@ -72,7 +72,7 @@ def check():
 
 nsq.Reader(
     TOPIC, CHANNEL, message_handler=handle, nsqd_tcp_addresses=[address], max_in_flight=50,
-    heartbeat_interval=1000, max_backoff_duration=0,
+    heartbeat_interval=1000,
 )
 writer = nsq.Writer([address], heartbeat_interval=1000)
 loop.call_later(0.05, publish)

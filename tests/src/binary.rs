@@ -19,6 +19,11 @@ pub fn bruit() -> &'static Path {
     })
 }
 
+/// Keeps the variables of the tests from a node, which would take them for settings that it does not know.
+pub(crate) fn hide_own_variables(command: &mut Command) {
+    command.env_remove("BRUIT_BIN").env_remove("BRUIT_KILLS");
+}
+
 /// Builds `package` into the profile directory that the running test came from: a test must never judge a
 /// binary that is older than the source.
 fn built(package: &str) -> PathBuf {

@@ -37,6 +37,7 @@ pub fn bruit(args: &[&str]) -> Ended {
 pub fn bruit_with(args: &[&str], environment: &[(&str, &str)], stdin: &[u8]) -> Ended {
     let mut command = Command::new(binary::bruit());
     command.args(args).envs(environment.iter().copied()).env("NO_COLOR", "1");
+    binary::hide_own_variables(&mut command);
     run(command, stdin)
 }
 

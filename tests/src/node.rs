@@ -283,6 +283,7 @@ impl Process {
     fn spawn(args: &[String]) -> Self {
         let mut command = Command::new(binary::bruit());
         command.args(args).env("NO_COLOR", "1");
+        binary::hide_own_variables(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let log = Arc::new(Mutex::new(String::new()));

@@ -213,12 +213,14 @@ fn an_ephemeral_topic_goes_with_its_last_channel() {
 fn nothing_ephemeral_survives_a_restart() {
     let mut node = Node::start();
     node.client().publish("t#ephemeral", "x");
-    node.client().publish("t", "x");
+    node.http().post_ok("/topic/create?topic=t", "");
+    node.http().post_ok("/channel/create?topic=t&channel=kept", "");
     node.http().post_ok("/channel/create?topic=t&channel=c%23ephemeral", "");
+    node.client().publish("t", "x");
     node.restart();
     assert!(node.topic_stats("t#ephemeral").is_none());
     assert!(node.channel_stats("t", "c#ephemeral").is_none());
-    assert_eq!(node.topic_stats("t").expect("the topic exists")["depth"], 1);
+    assert_eq!(node.channel_stats("t", "kept").expect("the channel exists")["depth"], 1);
 }
 
 #[test]

@@ -351,7 +351,7 @@ fn answers_about_messages_that_are_not_in_flight_do_not_end_the_connection() {
     client.expect_error(&format!("E_TOUCH_FAILED TOUCH {id} failed ID not in flight"));
     client.finish("not-hex-but-16-b");
     client.expect_error("E_FIN_FAILED FIN not-hex-but-16-b failed ID not in flight");
-    client.publish("t", "still works");
+    node.client().publish("t", "still works");
     assert_eq!(client.message().text(), "still works");
 }
 
