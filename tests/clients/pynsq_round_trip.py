@@ -72,9 +72,9 @@ def check():
 
 nsq.Reader(
     TOPIC, CHANNEL, message_handler=handle, nsqd_tcp_addresses=[address], max_in_flight=50,
-    heartbeat_interval=1000,
+    heartbeat_interval=1,
 )
-writer = nsq.Writer([address], heartbeat_interval=1000)
+writer = nsq.Writer([address], heartbeat_interval=1)
 loop.call_later(0.05, publish)
 loop.call_later(90, lambda: end(1, "%d of %d messages after 90 s" % (len(finished), len(wanted))))
 loop.start()
