@@ -1,1 +1,27 @@
-//! tests
+//! What the black-box tests are written with: the real binary as a child process, and clients that know nothing
+//! of bruit's own code. They have their own idea of the protocol, so that a mistake in `bruit-wire` cannot hide
+//! in both ends at once.
+//!
+//! - [`binary`]: finds the binary, and builds it when nobody has.
+//! - [`command`](mod@command): the binary as a command that runs and ends.
+//! - [`Node`]: a running node on free ports and a directory of its own; killed when dropped.
+//! - [`Client`]: a send/expect script over one TCP connection.
+//! - [`Http`]: requests whose exact status, headers and body are looked at.
+//! - [`wait`]: patience, and waiting for a condition instead of for a time.
+//! - [`load`]: publishers that remember what was acknowledged, and the drain that looks for it.
+//! - [`tree`]: the repository as files, for the tests that guard its shape.
+//!
+//! Everything here panics when it is disappointed: a panic is how a test fails.
+
+pub mod binary;
+mod client;
+pub mod command;
+mod http;
+pub mod load;
+mod node;
+pub mod tree;
+pub mod wait;
+
+pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
+pub use http::{Http, Reply, read_reply};
+pub use node::{Node, Options};

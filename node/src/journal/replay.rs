@@ -226,9 +226,11 @@ impl ChannelReplay {
     }
 
     fn state(self, name: String, runs: &RunList, mark: u64) -> ChannelState {
-        // Deferred messages are delivered by their due time, not by the cursor: those that are finished
-        // say nothing about how far the cursor came.
+        // The cursor had passed what is finished, and what was given back or put off: it was delivered.
         let mut by_cursor = self.finished.clone();
+        self.known.keys().for_each(|&sequence| by_cursor.insert(sequence, sequence.saturating_add(1)));
+        // Deferred messages are delivered by their due time, not by the cursor: they say nothing about how
+        // far it came.
         for run in runs.iter().filter(|run| run.due > 0) {
             by_cursor.remove(run.span.first, run.span.end());
         }
@@ -272,4 +274,26 @@ pub(crate) fn push_held(list: &mut Vec<HeldRange>, entry: HeldRange) {
         }
     }
     list.push(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Span;
+
+    #[test]
+    fn the_cursor_had_passed_what_was_given_back() {
+        let mut runs = RunList::default();
+        let run =
+            |first, count, due| Run { span: Span { first, count }, segment: 1, offset: 0, len: 100, due };
+        runs.push(run(1, 5, 0));
+        runs.push(run(6, 1, 99));
+        let mut channel = ChannelReplay::default();
+        channel.known.insert(3, (0, 2));
+        channel.known.insert(6, (99, 0));
+        let state = channel.state("c".to_owned(), &runs, 7);
+        assert_eq!(state.next, 4, "what follows it was not delivered");
+        let held = |first, count, due, attempts| HeldRange { first, count, due, attempts };
+        assert_eq!(state.held, [held(1, 2, 0, 1), held(3, 1, 0, 2), held(6, 1, 99, 0)]);
+    }
 }

@@ -1,0 +1,50 @@
+//! Real client libraries against a real node. They are installed below the target directory, at pinned
+//! versions; where that fails the test fails, since a test that skips itself proves nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use bruit_tests::{Node, command::run, tree};
+
+/// Where the libraries are, once they are installed.
+fn libraries() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let test = std::env::current_exe().expect("the running test has a path");
+        let target = test.ancestors().nth(3).expect("a test lies in <target>/<profile>/deps");
+        let path = target.join("clients");
+        let mut install = Command::new(tree::root().join("tests/clients/install"));
+        install.arg(&path);
+        let ended = run(install, b"");
+        assert_eq!(ended.code, Some(0), "the client libraries cannot be installed: {}", ended.stderr);
+        path
+    })
+}
+
+/// Runs a script of `tests/clients` against a new node; it ends with 0 when it is content.
+fn round_trip(interpreter: &Path, script: &str, topic: &str) {
+    let node = Node::start();
+    let mut command = Command::new(interpreter);
+    command.arg(tree::root().join("tests/clients").join(script)).arg(node.tcp_address().to_string());
+    command.env("NODE_PATH", libraries().join("js/node_modules"));
+    let ended = run(command, b"");
+    assert_eq!(ended.code, Some(0), "{script}: {}\n{}", ended.stdout, ended.stderr);
+    println!("{}", ended.stdout.trim());
+    let stats = node.channel_stats(topic, "test").expect("the channel exists");
+    assert_eq!(stats["message_count"], 401, "{stats}");
+    node.wait_for(topic, "test", "depth", 0);
+    node.wait_for(topic, "test", "in_flight_count", 0);
+}
+
+#[test]
+fn pynsq_publishes_consumes_and_requeues() {
+    round_trip(&libraries().join("py/bin/python"), "pynsq_round_trip.py", "pynsq");
+}
+
+#[test]
+fn nsqjs_publishes_consumes_and_requeues() {
+    round_trip(Path::new("node"), "nsqjs_round_trip.js", "nsqjs");
+}
