@@ -120,7 +120,8 @@ impl Inode {
         };
         if self.len_dirty > 0 && dice.chance(kept_per_mille.max(250)) {
             let grown = self.cache.len().saturating_sub(self.durable.len());
-            let missing = if dice.chance(250) { usize::try_from(dice.below(grown as u64 + 1)).unwrap_or(0) } else { 0 };
+            let missing =
+                if dice.chance(250) { usize::try_from(dice.below(grown as u64 + 1)).unwrap_or(0) } else { 0 };
             self.settle_len(self.cache.len() - missing.min(self.cache.len()));
         }
         for (sector, _) in std::mem::take(&mut self.dirty) {
@@ -192,10 +193,10 @@ mod tests {
     }
 
     /// The images that power losses over many seeds leave behind.
-    fn after_power_loss(prepare: impl Fn() -> Inode) -> Vec<Vec<u8>> {
+    fn after_power_loss(prepare: impl Fn(u64) -> Inode) -> Vec<Vec<u8>> {
         (0..200)
             .map(|seed| {
-                let mut inode = prepare();
+                let mut inode = prepare(seed);
                 inode.lose_power(&mut Dice::new(seed));
                 inode.cache().to_vec()
             })
@@ -204,14 +205,14 @@ mod tests {
 
     #[test]
     fn synced_bytes_survive_every_power_loss() {
-        for left in after_power_loss(|| synced(&[7; 3000])) {
+        for left in after_power_loss(|_| synced(&[7; 3000])) {
             assert_eq!(left, [7; 3000]);
         }
     }
 
     #[test]
     fn each_unsynced_sector_survives_or_not_by_itself() {
-        let left = after_power_loss(|| {
+        let left = after_power_loss(|_| {
             let mut inode = synced(&[1; 4 * SECTOR]);
             inode.write(0, &[2; 4 * SECTOR]);
             inode
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_unsynced_extension_may_be_lost_and_reads_as_zeros_where_it_was_not_written() {
-        let left = after_power_loss(|| {
+        let left = after_power_loss(|_| {
             let mut inode = synced(&[1; SECTOR]);
             inode.write(SECTOR, &[2; SECTOR]);
             inode
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_cut_file_never_shows_its_old_tail_again() {
-        let left = after_power_loss(|| {
+        let left = after_power_loss(|_| {
             let mut inode = synced(&[1; 2 * SECTOR]);
             inode.set_len(4);
             inode.set_len(10);
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_is_written_during_a_sync_is_not_part_of_it() {
-        let left = after_power_loss(|| {
+        let left = after_power_loss(|_| {
             let mut inode = synced(&[1; SECTOR]);
             inode.write(0, &[2; SECTOR]);
             let snapshot = inode.begin_sync();
@@ -268,11 +269,11 @@ mod tests {
 
     #[test]
     fn after_a_failed_sync_the_next_one_succeeds_and_proves_nothing() {
-        let left = after_power_loss(|| {
+        let left = after_power_loss(|seed| {
             let mut inode = synced(&[1; SECTOR]);
             inode.write(0, &[2; SECTOR]);
             let snapshot = inode.begin_sync();
-            inode.fail_sync(&snapshot, &mut Dice::new(3));
+            inode.fail_sync(&snapshot, &mut Dice::new(seed));
             assert_eq!(inode.cache(), [2; SECTOR], "the cache shows what was written");
             assert_eq!(inode.unsynced_sectors(), 0);
             sync(&mut inode);
