@@ -9,4 +9,6 @@
 
 pub mod dice;
 pub mod disk;
+pub mod panics;
 pub mod trace;
+pub mod world;
