@@ -7,8 +7,12 @@
 //! **Invariant:** this is the only crate that names turmoil, and nothing in it or under it takes a
 //! decision that the seed does not make.
 
+pub mod body;
+pub mod check;
 pub mod dice;
 pub mod disk;
+pub mod history;
 pub mod panics;
+pub mod shape;
 pub mod trace;
 pub mod world;
