@@ -131,6 +131,11 @@ impl SimDisk {
         state.freeze_at = Some(state.wear.operations + operations.max(1));
     }
 
+    /// Takes back [`SimDisk::freeze_after`], unless the disk is frozen already.
+    pub fn thaw(&self) {
+        self.state.lock().freeze_at = None;
+    }
+
     /// True once the operation has come at which the disk was to freeze.
     #[must_use]
     pub fn is_frozen(&self) -> bool {

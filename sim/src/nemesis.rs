@@ -1,0 +1,301 @@
+//! The saboteur: carries out a plan against the node from outside, between the ticks of the simulation, and
+//! is also the supervisor that starts the node again.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    body,
+    dice::Dice,
+    disk::{Failing, Faults, Pace},
+    history::{Down, Event, Recorder},
+    workload::NODE,
+    world::Machine,
+};
+
+/// Name of the host that all clients are on.
+pub const CLIENTS: &str = "clients";
+
+/// How far from a flipped bit a message may be and still be lost with it, bytes: the longest record.
+const FLIP_REACH: usize = 64 * 1024;
+
+/// One thing that the saboteur can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// End the node's process in this way, now, and start another after `down`.
+    End {
+        /// How.
+        how: Ending,
+        /// For how long there is no node.
+        down: Duration,
+    },
+    /// Do that in the middle of the n-th disk operation from now.
+    EndAtOperation {
+        /// Which operation, from 1.
+        operation: u64,
+        /// How.
+        how: Ending,
+        /// For how long there is no node.
+        down: Duration,
+    },
+    /// End the node's process now, and each of the next ones in the middle of its recovery, at these
+    /// operations.
+    EndInRecovery {
+        /// Which operation of each recovery, from 1.
+        operations: VecDeque<u64>,
+        /// How.
+        how: Ending,
+    },
+    /// End the node's process, flip so many bits of its files, start it again.
+    Flip(u64),
+    /// Make syncs fail.
+    Sync(Failing),
+    /// Make writes fail.
+    Write(Failing),
+    /// Make reads fail.
+    Read(Failing),
+    /// Leave so many bytes of room, or plenty.
+    Room(Option<u64>),
+    /// Make the disk as slow as this.
+    Pace(Pace),
+    /// Move the wall clock, milliseconds.
+    ClockJump(i64),
+}
+
+/// The ways to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// kill -9.
+    Crash,
+    /// The plug.
+    Power,
+    /// SIGTERM.
+    Stop,
+}
+
+/// What the node's host tells the saboteur.
+#[derive(Debug, Clone, Default)]
+pub struct NodeStatus {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ended: Option<Down>,
+    serving: bool,
+    stop: Option<watch::Sender<bool>>,
+}
+
+impl NodeStatus {
+    /// A new process begins. What is returned becomes true when it is asked to stop.
+    #[must_use]
+    pub fn started(&self) -> watch::Receiver<bool> {
+        let (stop, stopped) = watch::channel(false);
+        *self.shared.lock() = Shared { ended: None, serving: false, stop: Some(stop) };
+        stopped
+    }
+
+    /// The process serves clients.
+    pub fn serves(&self) {
+        self.shared.lock().serving = true;
+    }
+
+    /// The process has ended by itself.
+    pub fn ended(&self, how: Down) {
+        self.shared.lock().ended = Some(how);
+    }
+}
+
+/// The saboteur of one run.
+#[derive(Debug)]
+pub struct Nemesis {
+    machine: Machine,
+    status: NodeStatus,
+    recorder: Recorder,
+    dice: Dice,
+    plan: VecDeque<(Duration, Action)>,
+    ends_at: Duration,
+    healed: watch::Sender<bool>,
+    state: State,
+    at_freeze: Option<(Ending, Duration)>,
+    in_recovery: Option<(Ending, VecDeque<u64>)>,
+    /// Ends of the node's process so far.
+    pub ends: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Up,
+    /// The process was asked to stop, and has until then.
+    Stopping(Duration, Duration),
+    /// There is no process until then.
+    Down(Duration),
+}
+
+/// How long a node may take to stop in order, before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Nemesis {
+    /// A saboteur with a plan, oldest action first, that lets go of everything at `ends_at`.
+    #[must_use]
+    pub fn new(
+        machine: Machine,
+        status: NodeStatus,
+        recorder: Recorder,
+        dice: Dice,
+        plan: Vec<(Duration, Action)>,
+        ends_at: Duration,
+    ) -> (Self, watch::Receiver<bool>) {
+        let (healed, receiver) = watch::channel(false);
+        let nemesis = Self {
+            machine,
+            status,
+            recorder,
+            dice,
+            plan: plan.into(),
+            ends_at,
+            healed,
+            state: State::Up,
+            at_freeze: None,
+            in_recovery: None,
+            ends: 0,
+        };
+        (nemesis, receiver)
+    }
+
+    /// Does what is due now.
+    pub fn act(&mut self, sim: &mut turmoil::Sim<'_>) {
+        let now = self.recorder.now();
+        self.notice(sim, now);
+        while self.state == State::Up && self.plan.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, action)) = self.plan.pop_front() {
+                self.recorder.record(Event::Fault(format!("{action:?}")));
+                self.perform(sim, action, now);
+            }
+        }
+        if now >= self.ends_at && !*self.healed.borrow() {
+            self.heal();
+        }
+    }
+
+    /// Notices what has come of earlier actions: a frozen disk, a process that ended, a pause that is over.
+    fn notice(&mut self, sim: &mut turmoil::Sim<'_>, now: Duration) {
+        let ended = self.status.shared.lock().ended;
+        match self.state {
+            State::Down(until) if now >= until => self.start(sim),
+            State::Down(_) => {}
+            State::Up | State::Stopping(..) if self.machine.disk().is_frozen() => {
+                let pause = Duration::from_millis(50);
+                let (how, down) = self.at_freeze.take().unwrap_or((Ending::Crash, pause));
+                self.end(sim, how, now + down);
+            }
+            State::Up if ended.is_some() => {
+                let pause = self.dice.millis(20, 300);
+                self.clear(sim, Ending::Crash, ended.unwrap_or(Down::GaveUp), now + pause);
+            }
+            State::Stopping(_, down) if ended.is_some() => {
+                self.clear(sim, Ending::Crash, ended.unwrap_or(Down::Stopped), now + down);
+            }
+            State::Stopping(until, down) if now >= until => {
+                self.recorder.record(Event::Stuck("the node did not stop when it was asked to".to_owned()));
+                self.end(sim, Ending::Crash, now + down);
+            }
+            State::Up | State::Stopping(..) => {}
+        }
+    }
+
+    fn perform(&mut self, sim: &mut turmoil::Sim<'_>, action: Action, now: Duration) {
+        let disk = self.machine.disk().clone();
+        match action {
+            Action::End { how: Ending::Stop, down } => {
+                self.state = State::Stopping(now + STOP_PATIENCE, down);
+                if let Some(stop) = &self.status.shared.lock().stop {
+                    stop.send_replace(true);
+                }
+            }
+            Action::End { how, down } => self.end(sim, how, now + down),
+            Action::EndAtOperation { operation, how, down } => {
+                self.at_freeze = Some((how, down));
+                disk.freeze_after(operation);
+            }
+            Action::EndInRecovery { operations, how } => {
+                self.in_recovery = Some((how, operations));
+                self.end(sim, how, now + Duration::from_millis(30));
+            }
+            Action::Flip(bits) => {
+                self.end(sim, Ending::Crash, now + Duration::from_millis(50));
+                for _ in 0..bits {
+                    let near = disk.flip(FLIP_REACH).map(|flip| body::keys_in(&flip.around));
+                    self.recorder.record(Event::Flipped(near.unwrap_or_default()));
+                }
+            }
+            Action::Sync(failing) => disk.set_faults(|faults| faults.sync = failing),
+            Action::Write(failing) => disk.set_faults(|faults| faults.write = failing),
+            Action::Read(failing) => disk.set_faults(|faults| faults.read = failing),
+            Action::Room(room) => {
+                let capacity = room.map(|room| disk.used_bytes() + room);
+                disk.set_faults(|faults| faults.capacity = capacity);
+            }
+            Action::Pace(pace) => disk.set_faults(|faults| faults.pace = pace),
+            Action::ClockJump(millis) => {
+                self.machine.jump_clock(millis);
+                self.recorder.record(Event::ClockJumped);
+            }
+        }
+    }
+
+    fn end(&mut self, sim: &mut turmoil::Sim<'_>, how: Ending, until: Duration) {
+        let down = if how == Ending::Power { Down::Power } else { Down::Crash };
+        self.clear(sim, how, down, until);
+    }
+
+    /// Takes the process away, however it ended.
+    fn clear(&mut self, sim: &mut turmoil::Sim<'_>, how: Ending, down: Down, until: Duration) {
+        self.ends += 1;
+        self.recorder.record(Event::Down(down));
+        // The disk goes first: what the process does while it is torn down never happened.
+        if how == Ending::Power {
+            // A machine without power says no goodbye; a crashed process's kernel closes its sockets.
+            sim.partition(CLIENTS, NODE);
+            self.machine.disk().lose_power();
+        } else {
+            self.machine.disk().crash_process();
+        }
+        sim.crash(NODE);
+        sim.repair(CLIENTS, NODE);
+        self.state = State::Down(until);
+    }
+
+    fn start(&mut self, sim: &mut turmoil::Sim<'_>) {
+        sim.bounce(NODE);
+        self.state = State::Up;
+        if let Some((how, operations)) = &mut self.in_recovery {
+            match operations.pop_front() {
+                Some(operation) => {
+                    self.at_freeze = Some((*how, Duration::from_millis(30)));
+                    self.machine.disk().freeze_after(operation);
+                }
+                None => self.in_recovery = None,
+            }
+        }
+    }
+
+    /// Lets go: no fault is left, and from now on nothing happens to the node.
+    fn heal(&mut self) {
+        if matches!(self.state, State::Stopping(..)) || self.machine.disk().is_frozen() {
+            return;
+        }
+        self.plan.clear();
+        self.in_recovery = None;
+        self.at_freeze = None;
+        self.machine.disk().thaw();
+        self.machine.disk().set_faults(|faults| *faults = Faults::default());
+        let serving = self.status.shared.lock().serving;
+        if self.state == State::Up && serving {
+            self.recorder.record(Event::Fault("none any more".to_owned()));
+            self.healed.send_replace(true);
+        }
+    }
+}
