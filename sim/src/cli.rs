@@ -122,8 +122,8 @@ fn sweep(jobs: &[(u64, Scenario)], workers: u64) -> io::Result<ExitCode> {
         };
         let threads: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
         // A worker that panics outside of a simulation is a fault of this program.
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined.map(|joined| joined.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))).collect()
+        let mut joined = threads.into_iter().map(|thread| thread.join());
+        joined.try_for_each(|joined| joined.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
     });
     result?;
     let sum = done.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -26,14 +26,14 @@ impl Dice {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
 
     /// A number in `0..bound`; 0 when `bound` is 0. The bias of the remainder does not matter here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next().checked_rem(bound).unwrap_or(0)
+        self.roll().checked_rem(bound).unwrap_or(0)
     }
 
     /// A number in `low..=high`.
@@ -59,7 +59,7 @@ impl Dice {
     /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let word = self.next().to_le_bytes();
+            let word = self.roll().to_le_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_seed_throws_the_same_numbers_for_ever() {
         let mut dice = Dice::new(1);
-        let thrown: Vec<u64> = (0..3).map(|_| dice.next()).collect();
+        let thrown: Vec<u64> = (0..3).map(|_| dice.roll()).collect();
         assert_eq!(
             thrown,
             [17_960_195_756_386_071_277, 10_528_940_616_282_353_487, 16_598_990_412_057_349_948]
@@ -104,10 +104,10 @@ mod tests {
     #[test]
     fn a_fork_differs_from_its_parent_and_its_siblings() {
         let dice = Dice::new(7);
-        let first = dice.fork(1).next();
-        assert_ne!(first, dice.fork(2).next());
-        assert_ne!(first, dice.clone().next());
-        assert_eq!(first, dice.fork(1).next());
+        let first = dice.fork(1).roll();
+        assert_ne!(first, dice.fork(2).roll());
+        assert_ne!(first, dice.clone().roll());
+        assert_eq!(first, dice.fork(1).roll());
     }
 
     #[test]

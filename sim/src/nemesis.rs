@@ -83,18 +83,19 @@ pub struct NodeStatus {
 
 #[derive(Debug, Default)]
 struct Shared {
-    ended: Option<Down>,
+    ended: bool,
     serving: bool,
-    stop: Option<watch::Sender<bool>>,
+    stop: watch::Sender<bool>,
+    kill: watch::Sender<Option<Down>>,
 }
 
 impl NodeStatus {
-    /// A new process begins. What is returned becomes true when it is asked to stop.
+    /// A new process begins. What is returned tells it that it is asked to stop, and how it is killed.
     #[must_use]
-    pub fn started(&self) -> watch::Receiver<bool> {
-        let (stop, stopped) = watch::channel(false);
-        *self.shared.lock() = Shared { ended: None, serving: false, stop: Some(stop) };
-        stopped
+    pub fn started(&self) -> (watch::Receiver<bool>, watch::Receiver<Option<Down>>) {
+        let mut shared = self.shared.lock();
+        *shared = Shared::default();
+        (shared.stop.subscribe(), shared.kill.subscribe())
     }
 
     /// The process serves clients.
@@ -102,9 +103,9 @@ impl NodeStatus {
         self.shared.lock().serving = true;
     }
 
-    /// The process has ended by itself.
-    pub fn ended(&self, how: Down) {
-        self.shared.lock().ended = Some(how);
+    /// Nothing is left of the process.
+    pub fn ended(&self) {
+        self.shared.lock().ended = true;
     }
 }
 
@@ -121,21 +122,24 @@ pub struct Nemesis {
     state: State,
     at_freeze: Option<(Ending, Duration)>,
     in_recovery: Option<(Ending, VecDeque<u64>)>,
-    /// Ends of the node's process so far.
-    pub ends: u32,
+    /// Bits to flip as soon as there is no process.
+    flips: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Up,
-    /// The process was asked to stop, and has until then.
-    Stopping(Duration, Duration),
+    /// The process was told to end, and there will be no other until then.
+    Ending(Duration),
     /// There is no process until then.
     Down(Duration),
 }
 
-/// How long a node may take to stop in order, before it is killed.
+/// How much longer than planned a node may take to stop in order, before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long after the last fault the node may take to serve again.
+const UP_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 
 impl Nemesis {
     /// A saboteur with a plan, oldest action first, that lets go of everything at `ends_at`.
@@ -160,7 +164,7 @@ impl Nemesis {
             state: State::Up,
             at_freeze: None,
             in_recovery: None,
-            ends: 0,
+            flips: 0,
         };
         (nemesis, receiver)
     }
@@ -172,12 +176,18 @@ impl Nemesis {
         while self.state == State::Up && self.plan.front().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, action)) = self.plan.pop_front() {
                 self.recorder.record(Event::Fault(format!("{action:?}")));
-                self.perform(sim, action, now);
+                self.perform(action, now);
             }
         }
         if now >= self.ends_at && !*self.healed.borrow() {
             self.heal();
         }
+    }
+
+    /// True when the node has not come up again although nothing has hindered it for long.
+    #[must_use]
+    pub fn despairs(&self) -> bool {
+        !*self.healed.borrow() && self.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
     }
 
     /// Notices what has come of earlier actions: a frozen disk, a process that ended, a pause that is over.
@@ -186,50 +196,39 @@ impl Nemesis {
         match self.state {
             State::Down(until) if now >= until => self.start(sim),
             State::Down(_) => {}
-            State::Up | State::Stopping(..) if self.machine.disk().is_frozen() => {
+            State::Up | State::Ending(_) if ended => {
+                let by_itself = now + self.dice.millis(20, 300);
+                let until = if let State::Ending(until) = self.state { until } else { by_itself };
+                self.clear(sim, until.max(now + Duration::from_millis(10)));
+            }
+            State::Up | State::Ending(_) if self.machine.disk().is_frozen() => {
                 let pause = Duration::from_millis(50);
                 let (how, down) = self.at_freeze.take().unwrap_or((Ending::Crash, pause));
-                self.end(sim, how, now + down);
+                self.end(how, now + down);
             }
-            State::Up if ended.is_some() => {
-                let pause = self.dice.millis(20, 300);
-                self.clear(sim, Ending::Crash, ended.unwrap_or(Down::GaveUp), now + pause);
-            }
-            State::Stopping(_, down) if ended.is_some() => {
-                self.clear(sim, Ending::Crash, ended.unwrap_or(Down::Stopped), now + down);
-            }
-            State::Stopping(until, down) if now >= until => {
+            State::Ending(until) if now > until + STOP_PATIENCE => {
                 self.recorder.record(Event::Stuck("the node did not stop when it was asked to".to_owned()));
-                self.end(sim, Ending::Crash, now + down);
+                self.end(Ending::Crash, now);
             }
-            State::Up | State::Stopping(..) => {}
+            State::Up | State::Ending(_) => {}
         }
     }
 
-    fn perform(&mut self, sim: &mut turmoil::Sim<'_>, action: Action, now: Duration) {
+    fn perform(&mut self, action: Action, now: Duration) {
         let disk = self.machine.disk().clone();
         match action {
-            Action::End { how: Ending::Stop, down } => {
-                self.state = State::Stopping(now + STOP_PATIENCE, down);
-                if let Some(stop) = &self.status.shared.lock().stop {
-                    stop.send_replace(true);
-                }
-            }
-            Action::End { how, down } => self.end(sim, how, now + down),
+            Action::End { how, down } => self.end(how, now + down),
             Action::EndAtOperation { operation, how, down } => {
                 self.at_freeze = Some((how, down));
                 disk.freeze_after(operation);
             }
             Action::EndInRecovery { operations, how } => {
                 self.in_recovery = Some((how, operations));
-                self.end(sim, how, now + Duration::from_millis(30));
+                self.end(how, now + Duration::from_millis(30));
             }
             Action::Flip(bits) => {
-                self.end(sim, Ending::Crash, now + Duration::from_millis(50));
-                for _ in 0..bits {
-                    let near = disk.flip(FLIP_REACH).map(|flip| body::keys_in(&flip.around));
-                    self.recorder.record(Event::Flipped(near.unwrap_or_default()));
-                }
+                self.flips = bits;
+                self.end(Ending::Crash, now + Duration::from_millis(50));
             }
             Action::Sync(failing) => disk.set_faults(|faults| faults.sync = failing),
             Action::Write(failing) => disk.set_faults(|faults| faults.write = failing),
@@ -246,26 +245,26 @@ impl Nemesis {
         }
     }
 
-    fn end(&mut self, sim: &mut turmoil::Sim<'_>, how: Ending, until: Duration) {
-        let down = if how == Ending::Power { Down::Power } else { Down::Crash };
-        self.clear(sim, how, down, until);
+    /// Tells the process to end.
+    fn end(&mut self, how: Ending, until: Duration) {
+        self.state = State::Ending(until);
+        let shared = self.status.shared.lock();
+        match how {
+            Ending::Stop => shared.stop.send_replace(true),
+            Ending::Crash => shared.kill.send_replace(Some(Down::Crash)).is_some(),
+            Ending::Power => shared.kill.send_replace(Some(Down::Power)).is_some(),
+        };
     }
 
-    /// Takes the process away, however it ended.
-    fn clear(&mut self, sim: &mut turmoil::Sim<'_>, how: Ending, down: Down, until: Duration) {
-        self.ends += 1;
-        self.recorder.record(Event::Down(down));
-        // The disk goes first: what the process does while it is torn down never happened.
-        if how == Ending::Power {
-            // A machine without power says no goodbye; a crashed process's kernel closes its sockets.
-            sim.partition(CLIENTS, NODE);
-            self.machine.disk().lose_power();
-        } else {
-            self.machine.disk().crash_process();
-        }
+    /// Clears away what turmoil still has of a process that has ended.
+    fn clear(&mut self, sim: &mut turmoil::Sim<'_>, until: Duration) {
         sim.crash(NODE);
         sim.repair(CLIENTS, NODE);
         self.state = State::Down(until);
+        for _ in 0..std::mem::take(&mut self.flips) {
+            let near = self.machine.disk().flip(FLIP_REACH).map(|flip| body::keys_in(&flip.around));
+            self.recorder.record(Event::Flipped(near.unwrap_or_default()));
+        }
     }
 
     fn start(&mut self, sim: &mut turmoil::Sim<'_>) {
@@ -284,7 +283,7 @@ impl Nemesis {
 
     /// Lets go: no fault is left, and from now on nothing happens to the node.
     fn heal(&mut self) {
-        if matches!(self.state, State::Stopping(..)) || self.machine.disk().is_frozen() {
+        if matches!(self.state, State::Ending(_)) || self.machine.disk().is_frozen() {
             return;
         }
         self.plan.clear();

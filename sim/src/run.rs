@@ -3,13 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    future::{Future, pending},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use bruit::{Config, Durability, DurabilityRule};
+use bruit::{Config, Durability, DurabilityRule, env::Env};
+use tokio::sync::watch;
 
 use crate::{
     check::{Finding, check},
@@ -71,9 +74,60 @@ pub struct Tally {
     pub exits: usize,
 }
 
+/// What a process of the node is given, and what it tells: the arguments of [`bruit::run`].
+#[derive(Debug)]
+pub struct Process {
+    /// What it is told.
+    pub config: Config,
+    /// Its world.
+    pub env: Env,
+    /// Becomes true when it is asked to stop.
+    pub stopped: watch::Receiver<bool>,
+    /// To be told that it serves.
+    pub ready: Serving,
+}
+
+/// To be told that a process of the node serves.
+#[derive(Debug)]
+pub struct Serving {
+    recorder: Recorder,
+    status: NodeStatus,
+}
+
+impl Serving {
+    /// The process serves.
+    pub fn tell(&self) {
+        self.recorder.record(Event::Serving);
+        self.status.serves();
+    }
+}
+
+/// The future of a process of the node. It ends when the process does.
+pub type Life = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
 /// Runs `seed` through `scenario`. With `print`, every event goes to standard output.
 #[must_use]
 pub fn run(seed: u64, scenario: &Scenario, print: bool) -> Verdict {
+    run_software(seed, scenario, print, bruit)
+}
+
+/// The node itself.
+fn bruit(process: Process) -> Life {
+    let Process { config, env, mut stopped, ready } = process;
+    Box::pin(async move {
+        let shutdown = async move {
+            // Without a sender there is nobody to ask for it.
+            if stopped.wait_for(|stopped| *stopped).await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        Ok(bruit::run(config, env, shutdown, |_| ready.tell()).await?)
+    })
+}
+
+/// As [`run`], with other software in the node's place: the simulator's own tests put a faulty one there.
+#[must_use]
+pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Process) -> Life) -> Verdict {
     let dice = Dice::new(seed);
     let shape = Arc::new(Shape::new(&mut dice.fork(1)));
     let clock = SimClock::default();
@@ -97,7 +151,7 @@ pub fn run(seed: u64, scenario: &Scenario, print: bool) -> Verdict {
         .max_message_latency(LATENCY)
         .tcp_capacity(1024)
         .build();
-    sim.host(NODE, host(config, machine, recorder.clone(), status));
+    sim.host(NODE, host(software, config, machine, recorder.clone(), status));
     let clients = workload::run(shape.clone(), recorder.clone(), dice.fork(6), healed);
     sim.client(CLIENTS, async move {
         clients.await;
@@ -136,6 +190,9 @@ fn step_to_the_end(
         }
         match stepped {
             Ok(true) => return Vec::new(),
+            Ok(false) if nemesis.despairs() => {
+                return vec![Finding::new("I24", "the node does not come up although nothing hinders it")];
+            }
             Ok(false) if sim.elapsed() > LONGEST => {
                 return vec![Finding::new("I24", format!("the run did not end within {LONGEST:?}"))];
             }
@@ -147,38 +204,45 @@ fn step_to_the_end(
 
 /// The software of the node's host: one process of the node at each call.
 fn host(
+    software: fn(Process) -> Life,
     config: Config,
     machine: Machine,
     recorder: Recorder,
     status: NodeStatus,
-) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = turmoil::Result>>> {
+) -> impl Fn() -> Pin<Box<dyn Future<Output = turmoil::Result>>> {
     move || {
         let (config, machine, recorder, status) =
             (config.clone(), machine.clone(), recorder.clone(), status.clone());
         Box::pin(async move {
             recorder.record(Event::Started);
-            let mut stopped = status.started();
+            let (stopped, mut killed) = status.started();
             let env = machine.env(recorder.incarnation());
-            let shutdown = async move {
-                // Without a sender there is nobody to ask for it.
-                if stopped.wait_for(|stopped| *stopped).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+            let ready = Serving { recorder: recorder.clone(), status: status.clone() };
+            let mut life = software(Process { config, env, stopped, ready });
+            let down = tokio::select! {
+                biased;
+                down = killed.wait_for(Option::is_some) => down.ok().and_then(|down| *down).unwrap_or(Down::Crash),
+                result = &mut life => match result {
+                    Ok(()) => Down::Stopped,
+                    Err(error) => {
+                        recorder.record(Event::Fault(format!("the node gave up: {error:#}")));
+                        Down::GaveUp
+                    }
+                },
             };
-            let ready = |_: &bruit::Ready| {
-                recorder.record(Event::Serving);
-                status.serves();
-            };
-            match bruit::run(config, env, shutdown, ready).await {
-                Ok(()) => status.ended(Down::Stopped),
-                Err(error) => {
-                    recorder.record(Event::Fault(format!("the node gave up: {error}")));
-                    status.ended(Down::GaveUp);
-                }
+            recorder.record(Event::Down(down));
+            // The disk goes first: what the process does while it is torn down never happened.
+            if down == Down::Power {
+                // A machine without power says no goodbye; a crashed process's kernel closes its sockets.
+                turmoil::partition(CLIENTS, NODE);
+                machine.disk().lose_power();
+            } else {
+                machine.disk().crash_process();
             }
-            // What is left of the process is taken away from outside: turmoil does not end the tasks of a
-            // host whose software has returned.
-            std::future::pending().await
+            drop(life);
+            machine.end_tasks();
+            status.ended();
+            pending().await
         })
     }
 }

@@ -4,7 +4,6 @@ mod consumer;
 mod publisher;
 
 use std::{
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,8 +11,9 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -45,21 +45,28 @@ enum Phase {
     Over,
 }
 
+/// The current phase, and word to all when it changes. Not a `watch` channel: that one wakes its receivers
+/// in an order that it draws from tokio's own chance.
+struct Phases {
+    current: Mutex<Phase>,
+    changed: Notify,
+}
+
 /// What every client has.
 #[derive(Clone)]
 struct Everyone {
     shape: Arc<Shape>,
     recorder: Recorder,
-    phase: watch::Receiver<Phase>,
+    phases: Arc<Phases>,
     active: Arc<AtomicUsize>,
 }
 
 /// Runs all clients until the node has delivered everything that it holds after `healed` became true, or
 /// has failed to.
 pub async fn run(shape: Arc<Shape>, recorder: Recorder, dice: Dice, healed: watch::Receiver<bool>) {
-    let (phase, phases) = watch::channel(Phase::Busy);
+    let phases = Arc::new(Phases { current: Mutex::new(Phase::Busy), changed: Notify::new() });
     let everyone =
-        Everyone { shape: shape.clone(), recorder: recorder.clone(), phase: phases, active: Arc::default() };
+        Everyone { shape: shape.clone(), recorder: recorder.clone(), phases, active: Arc::default() };
     let mut label = 0;
     let mut own_dice = || {
         label += 1;
@@ -73,21 +80,16 @@ pub async fn run(shape: Arc<Shape>, recorder: Recorder, dice: Dice, healed: watc
             spawn_local(consumer::run(everyone.clone(), place, own_dice()));
         }
     }
-    let everyone = Rc::new(everyone);
-    if let Err(why) = finish(&everyone, &phase, healed).await {
+    if let Err(why) = finish(&everyone, healed).await {
         recorder.record(Event::Stuck(why));
     }
-    phase.send_replace(Phase::Over);
+    everyone.phases.set(Phase::Over);
     // Connections end before their host does, or turmoil would trip over them.
     everyone.all_gone().await;
 }
 
 /// The end of a run: everybody leaves, the node is asked what it holds, then all of that is taken.
-async fn finish(
-    everyone: &Everyone,
-    phase: &watch::Sender<Phase>,
-    mut healed: watch::Receiver<bool>,
-) -> Result<(), String> {
+async fn finish(everyone: &Everyone, mut healed: watch::Receiver<bool>) -> Result<(), String> {
     // The sender lives as long as the run.
     let _ = healed.wait_for(|healed| *healed).await;
     let deadline = Instant::now() + HEALED_WITHIN;
@@ -95,7 +97,7 @@ async fn finish(
         publisher::probe(everyone, topic, deadline).await?;
     }
     sleep(Duration::from_millis(300)).await;
-    phase.send_replace(Phase::Quiet);
+    everyone.phases.set(Phase::Quiet);
     everyone.all_gone().await;
     sleep(Duration::from_millis(200)).await;
     for (place, counts) in everyone.counts(deadline).await? {
@@ -104,8 +106,26 @@ async fn finish(
     // Nothing that is delivered before this moment is later than it.
     sleep(Duration::from_millis(5)).await;
     everyone.recorder.record(Event::Draining);
-    phase.send_replace(Phase::Drain);
+    everyone.phases.set(Phase::Drain);
     everyone.drained(Instant::now() + HEALED_WITHIN).await
+}
+
+impl Phases {
+    fn set(&self, phase: Phase) {
+        *self.current.lock() = phase;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the phase is another than `phase`.
+    async fn end_of(&self, phase: Phase) {
+        loop {
+            let changed = self.changed.notified();
+            if *self.current.lock() != phase {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Everyone {
@@ -163,7 +183,7 @@ impl Everyone {
     }
 
     fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        *self.phases.current.lock()
     }
 
     /// Counts the caller among the active until the returned value is dropped.

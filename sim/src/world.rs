@@ -2,7 +2,10 @@
 //! jump, and chance that the seed decides.
 
 use std::{
-    fmt, io,
+    collections::BTreeMap,
+    fmt,
+    future::poll_fn,
+    io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
@@ -46,6 +49,7 @@ pub struct Machine {
     disk: SimDisk,
     wall: SimWall,
     trace: Trace,
+    tasks: Tasks,
 }
 
 impl Machine {
@@ -53,14 +57,14 @@ impl Machine {
     #[must_use]
     pub fn new(dice: Dice, disk: SimDisk, trace: Trace) -> Self {
         let wall = SimWall { clock: trace.clock().clone(), jumped_millis: Arc::default() };
-        Self { dice, disk, wall, trace }
+        Self { dice, disk, wall, trace, tasks: Tasks::default() }
     }
 
     /// The world of the machine's `incarnation`-th process.
     #[must_use]
     pub fn env(&self, incarnation: u32) -> Env {
         let dice = self.dice.fork(u64::from(incarnation));
-        let spawn = Arc::new(SimSpawn);
+        let spawn = Arc::new(SimSpawn { tasks: self.tasks.clone() });
         Env {
             net: Arc::new(SimNet { dice: dice.fork(1), trace: self.trace.clone() }),
             disk: Arc::new(self.disk.mount()),
@@ -68,6 +72,18 @@ impl Machine {
             wall: Arc::new(self.wall.clone()),
             spawn: spawn.clone(),
             background: spawn,
+        }
+    }
+
+    /// Ends all tasks of the current process, in the order in which they began. To be called on the
+    /// process's host, so that its sockets are closed.
+    ///
+    /// turmoil would end them too, but in an order that depends on how many tasks this whole program has
+    /// started before, so that two runs of one seed would differ.
+    pub fn end_tasks(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.0.lock());
+        for task in tasks.into_values() {
+            drop(task.lock().take());
         }
     }
 
@@ -109,11 +125,44 @@ impl Entropy for SimEntropy {
     }
 }
 
+/// A task, until it ends or its process does.
+type Slot = Arc<Mutex<Option<BoxFut<'static, ()>>>>;
+
+/// The tasks of a process, in the order in which they began.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<BTreeMap<u64, Slot>>>);
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tasks", self.0.lock().len())
+    }
+}
+
 #[derive(Debug)]
-struct SimSpawn;
+struct SimSpawn {
+    tasks: Tasks,
+}
 
 impl Spawn for SimSpawn {
     fn spawn(&self, task: BoxFut<'static, ()>) {
+        let slot: Slot = Arc::new(Mutex::new(Some(task)));
+        let number = {
+            let mut tasks = self.tasks.0.lock();
+            let number = tasks.last_key_value().map_or(0, |(last, _)| last + 1);
+            tasks.insert(number, slot.clone());
+            number
+        };
+        let tasks = self.tasks.clone();
+        let task = poll_fn(move |cx| {
+            let mut held = slot.lock();
+            let Some(task) = held.as_mut() else { return Poll::Ready(()) };
+            ready!(task.as_mut().poll(cx));
+            let ended = held.take();
+            drop(held);
+            drop(ended);
+            tasks.0.lock().remove(&number);
+            Poll::Ready(())
+        });
         #[expect(clippy::disallowed_methods, reason = "this is the simulated Env, which ends the ban here")]
         tokio::spawn(task);
     }

@@ -198,7 +198,7 @@ fn all(plan: &mut Plan<'_>) {
     let parts = [crash, power, stop, recovery, fsync, io, full, slow, clock];
     plan.times(1, 3, |plan| {
         if let Some(part) = plan.dice.clone().pick(&parts) {
-            plan.dice.next();
+            plan.dice.roll();
             part(plan);
         }
     });

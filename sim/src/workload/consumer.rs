@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Consumes as long as the run lasts. Reconnects for ever.
-pub(super) async fn run(mut everyone: Everyone, place: Place, mut dice: Dice) {
+pub(super) async fn run(everyone: Everyone, place: Place, mut dice: Dice) {
     sleep(everyone.shape.channel(place).opens_at).await;
     loop {
         let phase = everyone.phase();
@@ -27,16 +27,11 @@ pub(super) async fn run(mut everyone: Everyone, place: Place, mut dice: Dice) {
             Phase::Busy | Phase::Drain => {
                 let active = everyone.enter();
                 // A connection that is lost, or never made, is made again: that is what clients do.
-                let _ = connection(&mut everyone, place, &mut dice, phase).await;
+                let _ = connection(&everyone, place, &mut dice, phase).await;
                 drop(active);
                 sleep(dice.millis(1, 100)).await;
             }
-            Phase::Quiet => {
-                // The sender outlives the clients; should it not, the run is over.
-                if everyone.phase.changed().await.is_err() {
-                    return;
-                }
-            }
+            Phase::Quiet => everyone.phases.end_of(Phase::Quiet).await,
             Phase::Over => return,
         }
     }
@@ -63,7 +58,7 @@ struct Consumer<'e> {
     heard_at: Instant,
 }
 
-async fn connection(everyone: &mut Everyone, place: Place, dice: &mut Dice, phase: Phase) -> io::Result<()> {
+async fn connection(everyone: &Everyone, place: Place, dice: &mut Dice, phase: Phase) -> io::Result<()> {
     let wishes = Wishes { msg_timeout: dice.millis(1_000, 3_000), heartbeat: dice.millis(1_000, 4_000) };
     let mut client = Client::connect(NODE, dice.millis(500, 3_000), wishes).await?;
     let (topic, channel) = (everyone.shape.topic(place.topic), everyone.shape.channel(place));
@@ -90,7 +85,7 @@ async fn connection(everyone: &mut Everyone, place: Place, dice: &mut Dice, phas
 }
 
 impl Consumer<'_> {
-    async fn consume(mut self, everyone: &mut Everyone, phase: Phase) -> io::Result<()> {
+    async fn consume(mut self, everyone: &Everyone, phase: Phase) -> io::Result<()> {
         let ready = self.some_ready();
         self.ready(ready).await?;
         while everyone.phase() == phase {
@@ -98,7 +93,7 @@ impl Consumer<'_> {
             let planned_at = self.later.keys().next().map_or(given_up_at, |(at, _)| *at);
             tokio::select! {
                 biased;
-                _ = everyone.phase.changed() => {}
+                () = everyone.phases.end_of(phase) => {}
                 frame = self.client.frame() => {
                     let (kind, body) = frame?;
                     self.heard_at = Instant::now();
