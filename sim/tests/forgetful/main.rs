@@ -122,7 +122,10 @@ impl Session {
             let magic = magic_len.min(input.len());
             input.advance(magic);
             magic_len -= magic;
-            while magic_len == 0 {
+            if magic_len > 0 {
+                continue;
+            }
+            loop {
                 let rules = self.rules();
                 let Ok(Decoded::Command { command, consumed }) = decoder.decode(&input, &rules) else {
                     break;
@@ -157,7 +160,6 @@ impl Session {
         let mut queue = self.queue.lock();
         let place = self.place.clone().unwrap_or_default();
         let id = |id| MessageId::from_hex(id).unwrap_or(MessageId::new(0, 0));
-        let mut ok = true;
         match command {
             Command::Identify { body } => {
                 let wishes: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
@@ -180,22 +182,20 @@ impl Session {
                 return;
             }
             Command::Finish { id: hex } => {
-                ok = queue.finish(&place, self.owner, id(hex));
+                let ok = queue.finish(&place, self.owner, id(hex));
                 return complain(ok, &mut self.out, "FIN", hex);
             }
             Command::Requeue { id: hex, delay_ms } => {
-                ok = queue.requeue(&place, self.owner, id(hex), Duration::from_millis(delay_ms));
+                let ok = queue.requeue(&place, self.owner, id(hex), Duration::from_millis(delay_ms));
                 return complain(ok, &mut self.out, "REQ", hex);
             }
             Command::Touch { id: hex } => {
-                ok = queue.touch(&place, self.owner, id(hex), self.msg_timeout);
+                let ok = queue.touch(&place, self.owner, id(hex), self.msg_timeout);
                 return complain(ok, &mut self.out, "TOUCH", hex);
             }
             Command::Auth { .. } | Command::Close | Command::Nop => return,
         }
-        if ok {
-            self.out.extend_from_slice(&nsq::OK_FRAME);
-        }
+        self.out.extend_from_slice(&nsq::OK_FRAME);
     }
 
     fn deliver(&mut self) {
