@@ -41,9 +41,10 @@ struct RunArgs {
     /// How many seeds to run, from --seed or 1 on.
     #[arg(long, conflicts_with = "trace")]
     seeds: Option<u64>,
-    /// What happens to the node; see `bruit-sim list`. With --seeds, `every` takes each in turn.
-    #[arg(long, default_value = "all")]
-    scenario: String,
+    /// What happens to the node; see `bruit-sim list`. `every` takes each in turn, which is the default with
+    /// --seeds; without, it is `all`.
+    #[arg(long)]
+    scenario: Option<String>,
     /// How many seeds to run at a time.
     #[arg(long, default_value_t = 2)]
     workers: u64,
@@ -82,7 +83,8 @@ fn list() -> io::Result<ExitCode> {
 }
 
 fn run_command(args: &RunArgs) -> io::Result<ExitCode> {
-    let scenarios = match args.scenario.as_str() {
+    let usual = if args.seeds.is_some() { "every" } else { "all" };
+    let scenarios = match args.scenario.as_deref().unwrap_or(usual) {
         "every" => SCENARIOS.to_vec(),
         name => vec![Scenario::find(name).ok_or_else(|| {
             io::Error::other(format!("there is no scenario {name:?}; see `bruit-sim list`"))

@@ -74,6 +74,8 @@ pub enum Event {
     Down(Down),
     /// The saboteur did something else.
     Fault(String),
+    /// The disk has next to no room, or plenty again.
+    DiskFull(bool),
     /// The wall clock jumped.
     ClockJumped,
     /// A bit was flipped at rest; these messages were near it.

@@ -236,6 +236,7 @@ impl Nemesis {
             Action::Room(room) => {
                 let capacity = room.map(|room| disk.used_bytes() + room);
                 disk.set_faults(|faults| faults.capacity = capacity);
+                self.recorder.record(Event::DiskFull(room.is_some()));
             }
             Action::Pace(pace) => disk.set_faults(|faults| faults.pace = pace),
             Action::ClockJump(millis) => {
@@ -291,6 +292,9 @@ impl Nemesis {
         self.at_freeze = None;
         self.machine.disk().thaw();
         self.machine.disk().set_faults(|faults| *faults = Faults::default());
+        if self.state == State::Up {
+            self.recorder.record(Event::DiskFull(false));
+        }
         let serving = self.status.shared.lock().serving;
         if self.state == State::Up && serving {
             self.recorder.record(Event::Fault("none any more".to_owned()));

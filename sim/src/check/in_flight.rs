@@ -36,7 +36,7 @@ fn shared(ledger: &Ledger<'_>) -> Vec<Finding> {
 }
 
 /// The earliest time at which a delivery no longer binds its message.
-fn free_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
+pub(super) fn free_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
     let mut free = delivery.at + consumer.msg_timeout;
     for answer in delivery.answers.iter().filter(|answer| !answer.refused) {
         match answer.kind {

@@ -32,6 +32,8 @@ pub struct Ledger<'s> {
     pub known_since: BTreeMap<Place, Duration>,
     /// When and how processes of the node ended, with their number.
     pub downs: Vec<(Duration, u32, Down)>,
+    /// When the disk became full, or had room again.
+    pub disk_full: Vec<(Duration, bool)>,
     /// When the wall clock jumped.
     pub jumps: Vec<Duration>,
     /// Messages that stood near a flipped bit.
@@ -63,6 +65,8 @@ pub struct Operation {
     pub incarnation: u32,
     /// How it ended.
     pub outcome: Outcome,
+    /// When that was known.
+    pub ended_at: Option<Duration>,
 }
 
 /// How a publishing command ended.
@@ -149,6 +153,7 @@ impl<'s> Ledger<'s> {
             conns: BTreeMap::new(),
             known_since: BTreeMap::new(),
             downs: Vec::new(),
+            disk_full: Vec::new(),
             jumps: Vec::new(),
             suspects: BTreeSet::new(),
             flipped: false,
@@ -198,11 +203,12 @@ impl<'s> Ledger<'s> {
             Event::Publish { op, topic, delay, keys } => {
                 self.op_of.extend(keys.iter().map(|key| (*key, *op)));
                 let (topic, delay, keys, outcome) = (*topic, *delay, keys.clone(), Outcome::Unanswered);
-                let op_entry = Operation { topic, delay, keys, sent_at: at, incarnation, outcome };
+                let op_entry =
+                    Operation { topic, delay, keys, sent_at: at, incarnation, outcome, ended_at: None };
                 self.ops.insert(*op, op_entry);
             }
-            Event::Published(op) => self.end(*op, Outcome::Published(incarnation)),
-            Event::Refused(op, why) => self.end(*op, Outcome::Refused(why.clone())),
+            Event::Published(op) => self.end(*op, Outcome::Published(incarnation), at),
+            Event::Refused(op, why) => self.end(*op, Outcome::Refused(why.clone()), at),
             Event::Subscribed { conn, place, msg_timeout } => {
                 self.known_since.entry(*place).or_insert(at);
                 let (place, msg_timeout, ready) = (*place, *msg_timeout, Vec::new());
@@ -251,6 +257,7 @@ impl<'s> Ledger<'s> {
             Event::Touch(conn, id) => answer(*conn, *id, AnswerKind::Touch),
             Event::Complaint(conn, text) => self.complain(*conn, text),
             Event::Down(down) => self.downs.push((record.at, record.incarnation, *down)),
+            Event::DiskFull(full) => self.disk_full.push((record.at, *full)),
             Event::ClockJumped => self.jumps.push(record.at),
             Event::Flipped(keys) => {
                 self.flipped = true;
@@ -268,8 +275,11 @@ impl<'s> Ledger<'s> {
         }
     }
 
-    fn end(&mut self, op: Op, outcome: Outcome) {
-        self.ops.entry(op).and_modify(|operation| operation.outcome = outcome);
+    fn end(&mut self, op: Op, outcome: Outcome, at: Duration) {
+        self.ops.entry(op).and_modify(|operation| {
+            operation.outcome = outcome;
+            operation.ended_at = Some(at);
+        });
     }
 
     /// Marks the answer that a complaint such as `E_FIN_FAILED FIN <id> failed ...` is about: the oldest one

@@ -5,6 +5,7 @@ mod attempts;
 mod batch;
 mod content;
 mod finished;
+mod full;
 mod in_flight;
 mod kept;
 mod ledger;
@@ -48,6 +49,7 @@ pub fn check(shape: &Shape, records: &[Record]) -> Vec<Finding> {
         content::check,
         finished::check,
         in_flight::check,
+        full::check,
         attempts::check,
         stats::check,
     ];
