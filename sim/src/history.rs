@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bruit_wire::MessageId;
 use parking_lot::Mutex;
 
-use crate::{body::Key, shape::Place, trace::Trace};
+use crate::{body::Key, record::Hit, shape::Place, trace::Trace};
 
 /// Number of a publishing command, unique in a run.
 pub type Op = u32;
@@ -78,8 +78,8 @@ pub enum Event {
     DiskFull(bool),
     /// The wall clock jumped.
     ClockJumped,
-    /// A bit was flipped at rest; these messages were near it.
-    Flipped(Vec<Key>),
+    /// A bit was flipped at rest.
+    Flipped(Hit),
     /// All faults are over and publishers have stopped; the node reports these messages on a channel.
     Quiet(Place, Counts),
     /// Consumers begin to take everything that is left.

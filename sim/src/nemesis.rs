@@ -7,19 +7,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    body,
     dice::Dice,
-    disk::{Failing, Faults, Pace},
+    disk::{Failing, Faults, Flip, Pace},
     history::{Down, Event, Recorder},
+    record,
     workload::NODE,
     world::Machine,
 };
 
 /// Name of the host that all clients are on.
 pub const CLIENTS: &str = "clients";
-
-/// How far from a flipped bit a message may be and still be lost with it, bytes: the longest record.
-const FLIP_REACH: usize = 64 * 1024;
 
 /// One thing that the saboteur can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,8 +260,9 @@ impl Nemesis {
         sim.repair(CLIENTS, NODE);
         self.state = State::Down(until);
         for _ in 0..std::mem::take(&mut self.flips) {
-            let near = self.machine.disk().flip(FLIP_REACH).map(|flip| body::keys_in(&flip.around));
-            self.recorder.record(Event::Flipped(near.unwrap_or_default()));
+            if let Some(Flip { path, offset, content }) = self.machine.disk().flip() {
+                self.recorder.record(Event::Flipped(record::hit(&path, &content, offset)));
+            }
         }
     }
 

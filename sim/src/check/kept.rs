@@ -7,6 +7,9 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let delivered = ledger.delivered_keys();
     let has = |place: Place, key| delivered.get(&place).is_some_and(|keys| keys.contains(&key));
     let mut findings = Vec::new();
+    if ledger.amnesia {
+        return findings;
+    }
     for (op, operation) in ledger.ops.iter().filter(|(_, operation)| is_promised(ledger, operation)) {
         let channels: Vec<Place> =
             ledger.shape.kept_places().filter(|place| place.topic == operation.topic).collect();
@@ -50,6 +53,7 @@ mod tests {
     use crate::{
         check::scene::Scene,
         history::{Down, Event},
+        record::Hit,
     };
 
     #[test]
@@ -112,7 +116,7 @@ mod tests {
         scene.subscribe(0, 0);
         let op = scene.publish(0, &[1, 2]);
         scene.ok(op);
-        scene.event(Event::Flipped(vec![1]));
+        scene.event(Event::Flipped(Hit::Messages(vec![1])));
         assert_eq!(scene.found(check), ["I1"]);
     }
 }

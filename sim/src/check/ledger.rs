@@ -10,6 +10,7 @@ use bruit_wire::MessageId;
 use crate::{
     body::Key,
     history::{Conn, Counts, Down, Event, Op, Record},
+    record::Hit,
     shape::{Place, Shape},
 };
 
@@ -36,10 +37,12 @@ pub struct Ledger<'s> {
     pub disk_full: Vec<(Duration, bool)>,
     /// When the wall clock jumped.
     pub jumps: Vec<Duration>,
-    /// Messages that stood near a flipped bit.
+    /// Messages whose record had a bit flipped.
     pub suspects: BTreeSet<Key>,
     /// Whether any bit was flipped.
     pub flipped: bool,
+    /// Whether one was in a record that holds no messages, so that nobody knows what is forgotten.
+    pub amnesia: bool,
     /// What the node reported when all was quiet.
     pub quiet: BTreeMap<Place, Counts>,
     /// What it reported when all was taken.
@@ -157,6 +160,7 @@ impl<'s> Ledger<'s> {
             jumps: Vec::new(),
             suspects: BTreeSet::new(),
             flipped: false,
+            amnesia: false,
             quiet: BTreeMap::new(),
             drained: BTreeMap::new(),
             draining_since: None,
@@ -259,9 +263,13 @@ impl<'s> Ledger<'s> {
             Event::Down(down) => self.downs.push((record.at, record.incarnation, *down)),
             Event::DiskFull(full) => self.disk_full.push((record.at, *full)),
             Event::ClockJumped => self.jumps.push(record.at),
-            Event::Flipped(keys) => {
+            Event::Flipped(hit) => {
                 self.flipped = true;
-                self.suspects.extend(keys);
+                match hit {
+                    Hit::Nothing => {}
+                    Hit::Messages(keys) => self.suspects.extend(keys),
+                    Hit::Other => self.amnesia = true,
+                }
             }
             Event::Quiet(place, counts) => {
                 self.quiet.insert(*place, *counts);

@@ -62,8 +62,8 @@ pub struct Flip {
     pub path: PathBuf,
     /// Where in it, bytes.
     pub offset: usize,
-    /// What stood around it before, as far as `reach` bytes to each side.
-    pub around: Vec<u8>,
+    /// What the file held before.
+    pub content: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl SimDisk {
 
     /// Flips one bit at rest, in a part of a file that is not all zeros, and says where. `None` when nothing
     /// is stored. Only while no process is running: a running one may have the sector in its cache.
-    pub fn flip(&self, reach: usize) -> Option<Flip> {
+    pub fn flip(&self) -> Option<Flip> {
         let mut state = self.state.lock();
         let State { dice, names, inodes, .. } = &mut *state;
         let files: Vec<(&Path, InodeId)> = names.files().collect();
@@ -181,11 +181,11 @@ impl SimDisk {
             {
                 continue;
             }
-            let around = cache[offset.saturating_sub(reach)..(offset + reach).min(cache.len())].to_vec();
+            let content = cache.to_vec();
             let bit = u8::try_from(dice.below(8)).unwrap_or(0);
             inode.flip(offset, bit);
             self.trace.event(format_args!("disk flip {} at {offset} bit {bit}", path.display()));
-            return Some(Flip { path: path.to_owned(), offset, around });
+            return Some(Flip { path: path.to_owned(), offset, content });
         }
         None
     }
