@@ -213,9 +213,10 @@ fn host(
     move || {
         let (config, machine, recorder, status) =
             (config.clone(), machine.clone(), recorder.clone(), status.clone());
+        // At once, not at the first poll: the process may be told to end before that.
+        recorder.record(Event::Started);
+        let (stopped, mut killed) = status.started();
         Box::pin(async move {
-            recorder.record(Event::Started);
-            let (stopped, mut killed) = status.started();
             let env = machine.env(recorder.incarnation());
             let ready = Serving { recorder: recorder.clone(), status: status.clone() };
             let mut life = software(Process { config, env, stopped, ready });

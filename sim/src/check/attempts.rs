@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AnswerKind, Delivery, Finding, Ledger};
+use super::{AnswerKind, Delivery, Finding, Ledger, finished::ARRIVAL};
 
 /// The coarseness of timers.
 const TICK: Duration = Duration::from_millis(2);
@@ -15,7 +15,7 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
             let (first, again) = (&ledger.deliveries[pair[0]], &ledger.deliveries[pair[1]]);
             if first.incarnation == again.incarnation {
                 findings.extend(falling(first, again));
-                findings.extend(early_requeue(first, again));
+                findings.extend(early_requeue(ledger, first, again));
             }
         }
     }
@@ -42,13 +42,13 @@ fn early_defer(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
         .then(|| Finding::new("I9", format!("message {key} was due at {due:?} and came at {at:?}")))
 }
 
-fn early_requeue(first: &Delivery, again: &Delivery) -> Option<Finding> {
+fn early_requeue(ledger: &Ledger<'_>, first: &Delivery, again: &Delivery) -> Option<Finding> {
     let answer = first.answers.first().filter(|answer| !answer.refused)?;
     let AnswerKind::Requeue(delay) = answer.kind else { return None };
+    // A REQ that crosses with the end of its connection, or with the next delivery, need not be obeyed.
+    let stayed = ledger.conns.get(&first.conn)?.left_at.is_none_or(|left| left > answer.at + ARRIVAL);
     let (due, key, at) = (answer.at + delay, first.key, again.at);
-    // A delivery before the REQ can have arrived does not obey it.
-    let obeys = again.at > answer.at + TICK;
-    (obeys && again.at + TICK < due)
+    (stayed && at > answer.at + TICK && at + TICK < due)
         .then(|| Finding::new("I9", format!("message {key:?} was requeued until {due:?} and came at {at:?}")))
 }
 

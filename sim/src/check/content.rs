@@ -1,12 +1,14 @@
 //! I4, I5, I6: what is delivered is what was published, on the topic where it was published, and it keeps
 //! its id and its time stamp for ever.
+//!
+//! Ids of messages that nobody promised to keep may be used again by a later process.
 
 use std::collections::BTreeMap;
 
 use bruit_wire::MessageId;
 
 use super::{Delivery, Finding, Ledger};
-use crate::body::Key;
+use crate::{body::Key, shape::Keeping};
 
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let mut names = Names::default();
@@ -17,7 +19,7 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
 #[derive(Default)]
 struct Names {
     by_key: BTreeMap<(usize, Key), (MessageId, i64)>,
-    by_id: BTreeMap<(usize, MessageId), Key>,
+    by_id: BTreeMap<(usize, MessageId), (Key, u32)>,
 }
 
 fn wrong(ledger: &Ledger<'_>, names: &mut Names, delivery: &Delivery) -> Option<Finding> {
@@ -42,8 +44,22 @@ fn wrong(ledger: &Ledger<'_>, names: &mut Names, delivery: &Delivery) -> Option<
             ),
         ));
     }
-    let owner = *names.by_id.entry((topic, delivery.id)).or_insert(key);
+    let process = delivery.incarnation;
+    let owner = names.by_id.entry((topic, delivery.id)).or_insert((key, process));
+    if owner.1 != process && is_forgotten(ledger, topic, owner.0) {
+        *owner = (key, process);
+    }
+    let owner = owner.0;
     (owner != key).then(|| Finding::new("I5", format!("messages {owner} and {key} have the same id {id}")))
+}
+
+/// Whether nothing need be left of a message in a later process.
+fn is_forgotten(ledger: &Ledger<'_>, topic: usize, key: Key) -> bool {
+    match ledger.shape.topic(topic).keeping {
+        Keeping::Fsync => false,
+        Keeping::Os => ledger.published_by(key).is_none_or(|op| ledger.power_went_after(op.sent_at)),
+        Keeping::Memory => true,
+    }
 }
 
 #[cfg(test)]

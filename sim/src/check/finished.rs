@@ -14,7 +14,7 @@ use crate::{history::Down, shape::Keeping};
 pub(super) const FINISH_WINDOW: Duration = Duration::from_millis(50);
 
 /// How long a connection must live after a FIN for the FIN to have arrived.
-const ARRIVAL: Duration = Duration::from_millis(5);
+pub(super) const ARRIVAL: Duration = Duration::from_millis(5);
 
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let witnesses = witnesses(ledger);
