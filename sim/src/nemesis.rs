@@ -121,6 +121,8 @@ pub struct Nemesis {
     in_recovery: Option<(Ending, VecDeque<u64>)>,
     /// Bits to flip as soon as there is no process.
     flips: u64,
+    /// The faults are over.
+    letting_go: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,7 @@ impl Nemesis {
             at_freeze: None,
             in_recovery: None,
             flips: 0,
+            letting_go: false,
         };
         (nemesis, receiver)
     }
@@ -285,12 +288,12 @@ impl Nemesis {
         if matches!(self.state, State::Ending(_)) || self.machine.disk().is_frozen() {
             return;
         }
-        self.plan.clear();
-        self.in_recovery = None;
-        self.at_freeze = None;
-        self.machine.disk().thaw();
-        self.machine.disk().set_faults(|faults| *faults = Faults::default());
-        if self.state == State::Up {
+        if !std::mem::replace(&mut self.letting_go, true) {
+            self.plan.clear();
+            self.in_recovery = None;
+            self.at_freeze = None;
+            self.machine.disk().thaw();
+            self.machine.disk().set_faults(|faults| *faults = Faults::default());
             self.recorder.record(Event::DiskFull(false));
         }
         let serving = self.status.shared.lock().serving;

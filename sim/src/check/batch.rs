@@ -12,7 +12,7 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (op, operation) in ledger.ops.iter().filter(|(_, operation)| operation.keys.len() > 1) {
         let known = ledger.shape.kept_places().filter(|place| place.topic == operation.topic);
-        for place in known.filter(|place| ledger.known_before(*place, operation.sent_at)) {
+        for place in known.filter(|place| ledger.exists(*place, operation.incarnation, operation.sent_at)) {
             let is_there = |key| delivered.get(&place).is_some_and(|keys| keys.contains(key));
             let arrived = operation.keys.iter().filter(|key| is_there(key)).count();
             if arrived != 0 && arrived != operation.keys.len() {

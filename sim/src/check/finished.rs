@@ -4,10 +4,9 @@
 //! shows that the FIN before it was kept. The node may let a FIN wait for company for 10 ms, so "later" is
 //! [`FINISH_WINDOW`] later. A FIN that has no such witness when a process dies is in the documented window.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use super::{Answer, AnswerKind, Delivery, Finding, Ledger, Outcome};
-use crate::{history::Down, shape::Keeping};
+use super::{Answer, AnswerKind, Delivery, Finding, Ledger};
 
 /// How much later than a FIN a publish must be sent to be its witness. The node's own delay is 10 ms; the
 /// rest is for the way there.
@@ -17,7 +16,6 @@ pub(super) const FINISH_WINDOW: Duration = Duration::from_millis(50);
 pub(super) const ARRIVAL: Duration = Duration::from_millis(5);
 
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
-    let witnesses = witnesses(ledger);
     let mut findings = Vec::new();
     for indices in ledger.by_message.values() {
         for pair in indices.windows(2) {
@@ -28,7 +26,7 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
             let Some(finish) = accepted_finish(ledger, first) else { continue };
             let why = if again.incarnation == first.incarnation {
                 "the same process"
-            } else if was_kept(ledger, first, finish, &witnesses) {
+            } else if was_kept(ledger, first, finish) {
                 "a later process, although it was kept"
             } else {
                 continue;
@@ -66,41 +64,15 @@ fn accepted_finish<'d>(ledger: &Ledger<'_>, delivery: &'d Delivery) -> Option<&'
     None
 }
 
-/// For each process of the node, when the last publish was sent that it acknowledged as synced.
-fn witnesses(ledger: &Ledger<'_>) -> BTreeMap<u32, Duration> {
-    let mut latest = BTreeMap::new();
-    for operation in ledger.ops.values() {
-        let synced = ledger.shape.topic(operation.topic).keeping == Keeping::Fsync;
-        if synced && operation.outcome == Outcome::Published(operation.incarnation) {
-            let at = latest.entry(operation.incarnation).or_insert(operation.sent_at);
-            *at = (*at).max(operation.sent_at);
-        }
-    }
-    latest
-}
-
-fn was_kept(
-    ledger: &Ledger<'_>,
-    delivery: &Delivery,
-    finish: &Answer,
-    witnesses: &BTreeMap<u32, Duration>,
-) -> bool {
-    if ledger.flipped {
-        // The record of the FIN may be the damaged one.
-        return false;
-    }
-    let process = delivery.incarnation;
-    let witnessed = witnesses.get(&process).is_some_and(|sent_at| *sent_at >= finish.at + FINISH_WINDOW);
-    let stopped = |&(at, incarnation, down): &(Duration, u32, Down)| {
-        incarnation == process && down == Down::Stopped && at >= finish.at + FINISH_WINDOW
-    };
-    witnessed || ledger.downs.iter().any(stopped)
+/// Whether a FIN survives its process. After a flipped bit nobody knows: its record may be the damaged one.
+fn was_kept(ledger: &Ledger<'_>, delivery: &Delivery, finish: &Answer) -> bool {
+    !ledger.flipped && ledger.was_kept(delivery.incarnation, finish.at + FINISH_WINDOW)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::scene::Scene;
+    use crate::{check::scene::Scene, history::Down};
 
     /// A message that is finished, then whatever `between` does, then delivered again.
     fn redelivered(between: impl FnOnce(&mut Scene)) -> Vec<&'static str> {

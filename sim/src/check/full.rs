@@ -13,10 +13,10 @@ const LONG_ENOUGH: Duration = Duration::from_millis(500);
 
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (from, until) in windows(ledger) {
+    for (process, from, until) in windows(ledger) {
         for place in ledger.shape.kept_places() {
-            let ready =
-                ledger.conns.keys().filter(|conn| is_ready(ledger, **conn, place, from, until)).count();
+            let ready = ledger.conns.keys().filter(|conn| is_ready(ledger, **conn, place, from, until));
+            let ready = ready.filter(|conn| ledger.conns[*conn].incarnation == process).count();
             let came = ledger.deliveries.iter().any(|d| d.place == place && (from..until).contains(&d.at));
             if ready > 0 && !came && has_backlog(ledger, place, from, until) {
                 let channel = &ledger.shape.channel(place).name;
@@ -31,10 +31,10 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
 }
 
 /// The times without room, as far as one process of the node lived through them.
-fn windows(ledger: &Ledger<'_>) -> Vec<(Duration, Duration)> {
-    let changes = ledger.disk_full.windows(2).filter(|pair| pair[0].1);
-    let windows = changes.map(|pair| (pair[0].0, pair[1].0));
-    let undisturbed = |(from, until): &(Duration, Duration)| {
+fn windows(ledger: &Ledger<'_>) -> Vec<(u32, Duration, Duration)> {
+    let changes = ledger.disk_full.windows(2).filter(|pair| pair[0].2);
+    let windows = changes.map(|pair| (pair[0].1, pair[0].0, pair[1].0));
+    let undisturbed = |(_, from, until): &(u32, Duration, Duration)| {
         let down = ledger.downs.iter().any(|(at, ..)| (*from..=*until).contains(at));
         !down && *until >= *from + LONG_ENOUGH
     };

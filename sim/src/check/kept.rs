@@ -13,8 +13,9 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     for (op, operation) in ledger.ops.iter().filter(|(_, operation)| is_promised(ledger, operation)) {
         let channels: Vec<Place> =
             ledger.shape.kept_places().filter(|place| place.topic == operation.topic).collect();
-        let (owed, any): (Vec<Place>, Vec<Place>) =
-            channels.into_iter().partition(|place| ledger.known_before(*place, operation.sent_at));
+        let (owed, any): (Vec<Place>, Vec<Place>) = channels
+            .into_iter()
+            .partition(|place| ledger.exists(*place, operation.incarnation, operation.sent_at));
         for &key in operation.keys.iter().filter(|key| !ledger.suspects.contains(key)) {
             let missing = owed.iter().filter(|place| !has(**place, key));
             findings.extend(missing.map(|place| {
@@ -96,6 +97,29 @@ mod tests {
         assert_eq!(scene.found(check), ["I1"]);
         scene.deliver(first, 1, 1);
         assert!(scene.found(check).is_empty());
+    }
+
+    #[test]
+    fn a_channel_outlives_its_process_once_a_publish_after_it_was_acknowledged() {
+        for (witnessed, expected) in [(false, &[][..]), (true, &["I1"])] {
+            let mut scene = Scene::new();
+            let (first, _) = (scene.subscribe(0, 0), scene.subscribe(0, 1));
+            if witnessed {
+                let op = scene.publish(1, &[7]);
+                scene.ok(op);
+                let op = scene.publish(0, &[8]);
+                scene.ok(op);
+                scene.deliver(first, 8, 1);
+                let second = scene.subscribe(0, 1);
+                scene.deliver(second, 8, 1);
+            }
+            scene.down(Down::Power);
+            let first = scene.subscribe(0, 0);
+            let op = scene.publish(0, &[1]);
+            scene.ok(op);
+            scene.deliver(first, 1, 1);
+            assert_eq!(scene.found(check), expected);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The history, sorted by what it is about: messages, deliveries, connections, and the node's life.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use crate::{
     body::Key,
     history::{Conn, Counts, Down, Event, Op, Record},
     record::Hit,
-    shape::{Place, Shape},
+    shape::{Keeping, Place, Shape},
 };
 
 /// A history, ready to be asked.
@@ -29,12 +30,15 @@ pub struct Ledger<'s> {
     pub by_message: BTreeMap<(Place, MessageId), Vec<usize>>,
     /// Every consumer's connection.
     pub conns: BTreeMap<Conn, Consumer>,
-    /// When a consumer first knew that a channel exists.
-    pub known_since: BTreeMap<Place, Duration>,
+    /// When a consumer of each process of the node first knew that a channel exists.
+    pub subscribed: BTreeMap<Place, BTreeMap<u32, Duration>>,
+    /// For each process of the node, when the last publish was sent that it acknowledged as synced. All that
+    /// it had answered before that publish was kept with it.
+    pub witnesses: BTreeMap<u32, Duration>,
     /// When and how processes of the node ended, with their number.
     pub downs: Vec<(Duration, u32, Down)>,
-    /// When the disk became full, or had room again.
-    pub disk_full: Vec<(Duration, bool)>,
+    /// When the disk became full, or had room again, with the number of the process.
+    pub disk_full: Vec<(Duration, u32, bool)>,
     /// When the wall clock jumped.
     pub jumps: Vec<Duration>,
     /// Messages whose record had a bit flipped.
@@ -51,6 +55,7 @@ pub struct Ledger<'s> {
     pub draining_since: Option<Duration>,
     /// Why not everything was taken in the end.
     pub stuck: Option<String>,
+    process_at_end: u32,
 }
 
 /// A publishing command.
@@ -88,6 +93,8 @@ pub enum Outcome {
 pub struct Consumer {
     /// What it subscribed to.
     pub place: Place,
+    /// The node's process then.
+    pub incarnation: u32,
     /// The message time-out that it was granted.
     pub msg_timeout: Duration,
     /// When it ended.
@@ -154,7 +161,8 @@ impl<'s> Ledger<'s> {
             deliveries: Vec::new(),
             by_message: BTreeMap::new(),
             conns: BTreeMap::new(),
-            known_since: BTreeMap::new(),
+            subscribed: BTreeMap::new(),
+            witnesses: BTreeMap::new(),
             downs: Vec::new(),
             disk_full: Vec::new(),
             jumps: Vec::new(),
@@ -165,10 +173,18 @@ impl<'s> Ledger<'s> {
             drained: BTreeMap::new(),
             draining_since: None,
             stuck: None,
+            process_at_end: records.last().map_or(0, |record| record.incarnation),
         };
         let mut latest = BTreeMap::new();
         for record in records {
             ledger.enter(record, &mut latest);
+        }
+        for operation in ledger.ops.values() {
+            let synced = shape.topic(operation.topic).keeping == Keeping::Fsync;
+            if synced && operation.outcome == Outcome::Published(operation.incarnation) {
+                let at = ledger.witnesses.entry(operation.incarnation).or_insert(operation.sent_at);
+                *at = (*at).max(operation.sent_at);
+            }
         }
         ledger
     }
@@ -189,10 +205,31 @@ impl<'s> Ledger<'s> {
         keys
     }
 
-    /// Whether a consumer knew at `time` that the channel exists.
+    /// Whether a channel existed when `process` was sent something at `time`: a consumer of that process had
+    /// subscribed to it, or one of an earlier process had, and the channel was kept.
     #[must_use]
-    pub fn known_before(&self, place: Place, time: Duration) -> bool {
-        self.known_since.get(&place).is_some_and(|since| *since <= time)
+    pub fn exists(&self, place: Place, process: u32, time: Duration) -> bool {
+        let subscribed = self.subscribed.get(&place).into_iter().flatten();
+        subscribed.into_iter().any(|(other, at)| match other.cmp(&process) {
+            Ordering::Less => self.was_kept(*other, *at),
+            Ordering::Equal => *at <= time,
+            Ordering::Greater => false,
+        })
+    }
+
+    /// The node's last process.
+    #[must_use]
+    pub fn process_at_end(&self) -> u32 {
+        self.process_at_end
+    }
+
+    /// Whether what `process` knew at `time` was kept for the next one.
+    #[must_use]
+    pub fn was_kept(&self, process: u32, time: Duration) -> bool {
+        let stopped = |&(at, other, down): &(Duration, u32, Down)| {
+            other == process && down == Down::Stopped && at >= time
+        };
+        self.witnesses.get(&process).is_some_and(|sent_at| *sent_at >= time) || self.downs.iter().any(stopped)
     }
 
     /// Whether the power went at or after `time`, or anything else that takes what was only written.
@@ -214,9 +251,10 @@ impl<'s> Ledger<'s> {
             Event::Published(op) => self.end(*op, Outcome::Published(incarnation), at),
             Event::Refused(op, why) => self.end(*op, Outcome::Refused(why.clone()), at),
             Event::Subscribed { conn, place, msg_timeout } => {
-                self.known_since.entry(*place).or_insert(at);
+                self.subscribed.entry(*place).or_default().entry(incarnation).or_insert(at);
                 let (place, msg_timeout, ready) = (*place, *msg_timeout, Vec::new());
-                self.conns.insert(*conn, Consumer { place, msg_timeout, left_at: None, ready });
+                let consumer = Consumer { place, incarnation, msg_timeout, left_at: None, ready };
+                self.conns.insert(*conn, consumer);
             }
             Event::Ready(conn, count) => {
                 self.conns.entry(*conn).and_modify(|consumer| consumer.ready.push((at, *count)));
@@ -261,7 +299,7 @@ impl<'s> Ledger<'s> {
             Event::Touch(conn, id) => answer(*conn, *id, AnswerKind::Touch),
             Event::Complaint(conn, text) => self.complain(*conn, text),
             Event::Down(down) => self.downs.push((record.at, record.incarnation, *down)),
-            Event::DiskFull(full) => self.disk_full.push((record.at, *full)),
+            Event::DiskFull(full) => self.disk_full.push((record.at, record.incarnation, *full)),
             Event::ClockJumped => self.jumps.push(record.at),
             Event::Flipped(hit) => {
                 self.flipped = true;

@@ -166,11 +166,13 @@ impl SimDisk {
     }
 
     /// Flips one bit at rest, in a part of a file that is not all zeros, and says where. `None` when nothing
-    /// is stored. Only while no process is running: a running one may have the sector in its cache.
+    /// is stored. Only files whose names have an extension are hit: the node's identity, which has none, is
+    /// refused with advice when it is damaged, and that is for a person to read. Only while no process is running: a running one may have the sector in its cache.
     pub fn flip(&self) -> Option<Flip> {
         let mut state = self.state.lock();
         let State { dice, names, inodes, .. } = &mut *state;
-        let files: Vec<(&Path, InodeId)> = names.files().collect();
+        let files: Vec<(&Path, InodeId)> =
+            names.files().filter(|(path, _)| path.extension().is_some()).collect();
         for _ in 0..64 {
             let (path, id) = *dice.pick(&files)?;
             let Some(inode) = inodes.get_mut(&id) else { continue };

@@ -187,9 +187,15 @@ fn slow(plan: &mut Plan<'_>) {
 
 fn clock(plan: &mut Plan<'_>) {
     plan.times(1, 5, |plan| {
-        let distance = [1, 40, 700, 3_600_000, 86_400_000][usize::try_from(plan.dice.below(5)).unwrap_or(0)];
-        let back = plan.dice.chance(500);
-        plan.some_time(Action::ClockJump(if back { -distance } else { distance }));
+        let which = usize::try_from(plan.dice.below(5)).unwrap_or(0);
+        // A due time has to survive a restart, so it is a time of day: back by an hour, and what is deferred
+        // would come in an hour. The run does not wait for that.
+        let jump = if plan.dice.chance(500) {
+            -[1, 40, 700, 3_000, 9_000][which]
+        } else {
+            [1, 40, 700, 3_600_000, 86_400_000][which]
+        };
+        plan.some_time(Action::ClockJump(jump));
     });
     plan.times(0, 3, |plan| plan.ending(Ending::Crash));
 }
