@@ -1,7 +1,7 @@
 //! The saboteur: carries out a plan against the node from outside, between the ticks of the simulation, and
 //! is also the supervisor that starts the node again.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use crate::{
     dice::Dice,
     disk::{Failing, Faults, Flip, Pace},
     history::{Down, Event, Recorder},
-    record,
+    record::{self, Hit},
     workload::NODE,
     world::Machine,
 };
@@ -262,10 +262,20 @@ impl Nemesis {
         sim.crash(NODE);
         sim.repair(CLIENTS, NODE);
         self.state = State::Down(until);
+        self.flip();
+    }
+
+    fn flip(&mut self) {
+        let mut checkpoint: Option<PathBuf> = None;
         for _ in 0..std::mem::take(&mut self.flips) {
-            if let Some(Flip { path, offset, content }) = self.machine.disk().flip() {
-                self.recorder.record(Event::Flipped(record::hit(&path, &content, offset)));
+            let Some(Flip { path, offset, content }) = self.machine.disk().flip() else { return };
+            let mut hit = record::hit(&path, &content, offset);
+            if record::is_checkpoint(&path) {
+                // There are two for when one is damaged. When both are, nobody knows what is forgotten.
+                let first = checkpoint.get_or_insert_with(|| path.clone());
+                hit = if *first == path { hit } else { Hit::Other };
             }
+            self.recorder.record(Event::Flipped(hit));
         }
     }
 

@@ -37,6 +37,12 @@ pub fn hit(path: &Path, content: &[u8], offset: usize) -> Hit {
     if keys.is_empty() { Hit::Other } else { Hit::Messages(keys) }
 }
 
+/// Whether a file is a checkpoint.
+#[must_use]
+pub fn is_checkpoint(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "checkpoint")
+}
+
 /// The extension of a segment's file name.
 const SEGMENT: &str = "segment";
 

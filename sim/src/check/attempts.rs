@@ -30,15 +30,16 @@ fn falling(first: &Delivery, again: &Delivery) -> Option<Finding> {
 }
 
 /// A message of DPUB that came before its time. A jump of the wall clock excuses it where the node has only
-/// the time of day to go by: after a restart, and while no channel has the message.
+/// the time of day to go by: after a restart, while no channel has the message, and until it is committed.
 fn early_defer(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
     let key = delivery.key?;
     let operation = ledger.published_by(key)?;
     let due = operation.sent_at + operation.delay?;
     let by_wall_clock = operation.incarnation != delivery.incarnation
         || !ledger.exists(delivery.place, operation.incarnation, operation.sent_at);
-    let jumped =
-        by_wall_clock && ledger.jumps.iter().any(|at| (operation.sent_at..=delivery.at).contains(at));
+    let committed = operation.ended_at.map_or(delivery.at, |ended| ended + TICK);
+    let until = if by_wall_clock { delivery.at } else { committed };
+    let jumped = ledger.jumps.iter().any(|at| (operation.sent_at..=until).contains(at));
     let at = delivery.at;
     (at + TICK < due && !jumped)
         .then(|| Finding::new("I9", format!("message {key} was due at {due:?} and came at {at:?}")))

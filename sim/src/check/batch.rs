@@ -1,6 +1,7 @@
 //! I3: an MPUB arrives whole or not at all, whatever happened in the middle of it.
 
-use super::{Finding, Ledger};
+use super::{Finding, Ledger, Operation};
+use crate::shape::Keeping;
 
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     if ledger.flipped {
@@ -10,7 +11,12 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     }
     let delivered = ledger.delivered_keys();
     let mut findings = Vec::new();
-    for (op, operation) in ledger.ops.iter().filter(|(_, operation)| operation.keys.len() > 1) {
+    // What was only written may be delivered in part before a power loss takes the rest.
+    let is_judged = |operation: &Operation| {
+        let synced = ledger.shape.topic(operation.topic).keeping == Keeping::Fsync;
+        operation.keys.len() > 1 && (synced || !ledger.power_went_after(operation.sent_at))
+    };
+    for (op, operation) in ledger.ops.iter().filter(|(_, operation)| is_judged(operation)) {
         let known = ledger.shape.kept_places().filter(|place| place.topic == operation.topic);
         for place in known.filter(|place| ledger.exists(*place, operation.incarnation, operation.sent_at)) {
             let is_there = |key| delivered.get(&place).is_some_and(|keys| keys.contains(key));

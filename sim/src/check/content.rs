@@ -55,6 +55,9 @@ fn wrong(ledger: &Ledger<'_>, names: &mut Names, delivery: &Delivery) -> Option<
 
 /// Whether nothing need be left of a message in a later process.
 fn is_forgotten(ledger: &Ledger<'_>, topic: usize, key: Key) -> bool {
+    if ledger.suspects.contains(&key) {
+        return true;
+    }
     match ledger.shape.topic(topic).keeping {
         Keeping::Fsync => false,
         Keeping::Os => ledger.published_by(key).is_none_or(|op| ledger.power_went_after(op.sent_at)),

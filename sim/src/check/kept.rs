@@ -16,6 +16,8 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
         let (owed, any): (Vec<Place>, Vec<Place>) = channels
             .into_iter()
             .partition(|place| ledger.exists(*place, operation.incarnation, operation.sent_at));
+        let mut all = ledger.shape.places().filter(|place| place.topic == operation.topic);
+        let forgetful = all.any(|place| !ledger.shape.is_kept(place));
         for &key in operation.keys.iter().filter(|key| !ledger.suspects.contains(key)) {
             let missing = owed.iter().filter(|place| !has(**place, key));
             findings.extend(missing.map(|place| {
@@ -27,8 +29,9 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
                     format!("message {key} (command {op}, sent at {sent_at:?}, {:?}) was acknowledged and never reached {topic}/{channel}", operation.outcome),
                 )
             }));
-            // Nobody was there yet: the first channel gets the backlog, whichever that was.
-            if owed.is_empty() && !any.iter().any(|place| has(*place, key)) {
+            // Nobody was there yet: the first channel gets the backlog, whichever that was; if it was an
+            // ephemeral one, all is forgotten with it.
+            if owed.is_empty() && !forgetful && !any.iter().any(|place| has(*place, key)) {
                 findings.push(Finding::new(
                     "I1",
                     format!("message {key} (command {op}) was acknowledged before any channel was known and reached none"),
