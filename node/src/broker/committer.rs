@@ -291,7 +291,11 @@ impl Committer {
         tracing::error!("cannot write to the journal: {error}");
         let pause = self.retry.map_or(RETRY.0, |(_, pause)| (pause * 2).min(RETRY.1));
         self.retry = Some((Instant::now() + pause, pause));
-        admission.set_failed(Some(Arc::clone(&why)));
+        // When the failure was in sealing the last segment, the next one is open already. Nothing would then
+        // come by that takes publishes again.
+        if !self.writer.is_open() {
+            admission.set_failed(Some(Arc::clone(&why)));
+        }
         Refused::Failed(why)
     }
 

@@ -1,0 +1,129 @@
+//! I8, I10, I15: a message is with one consumer of a channel at a time, until that one answers, leaves or
+//! lets its time run out; and no consumer gets more than its RDY.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{AnswerKind, Consumer, Delivery, Finding, Ledger};
+use crate::history::Conn;
+
+/// What the way there and back may take, and the coarseness of timers.
+const SLACK: Duration = Duration::from_millis(6);
+
+pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
+    let mut findings = shared(ledger);
+    findings.extend(overrun(ledger));
+    findings
+}
+
+/// Messages that a second consumer got, or the same one again, while they were still with the first.
+fn shared(ledger: &Ledger<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for indices in ledger.by_message.values() {
+        for pair in indices.windows(2) {
+            let (first, again) = (&ledger.deliveries[pair[0]], &ledger.deliveries[pair[1]]);
+            let Some(consumer) = ledger.conns.get(&first.conn) else { continue };
+            if first.incarnation == again.incarnation && again.at + SLACK < free_at(first, consumer) {
+                let (key, at, then) = (first.key, first.at, again.at);
+                let (conn, other, place) = (first.conn, again.conn, first.place);
+                findings.push(Finding::new(
+                    "I8",
+                    format!("message {key:?} on {place:?} went to {conn} at {at:?} and to {other} at {then:?}, too early"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// The earliest time at which a delivery no longer binds its message.
+pub(super) fn free_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
+    let mut free = delivery.at + consumer.msg_timeout;
+    for answer in delivery.answers.iter().filter(|answer| !answer.refused) {
+        match answer.kind {
+            AnswerKind::Touch => free = answer.at + consumer.msg_timeout,
+            AnswerKind::Finish | AnswerKind::Requeue(_) => return answer.at.min(free),
+        }
+    }
+    consumer.left_at.map_or(free, |left| left.min(free))
+}
+
+/// Consumers that held more messages than any RDY that can have been in force.
+fn overrun(ledger: &Ledger<'_>) -> Vec<Finding> {
+    let mut held: BTreeMap<Conn, Vec<Duration>> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for delivery in &ledger.deliveries {
+        let Some(consumer) = ledger.conns.get(&delivery.conn) else { continue };
+        let held = held.entry(delivery.conn).or_default();
+        held.retain(|free| *free > delivery.at + SLACK);
+        held.push(free_at(delivery, consumer));
+        let allowed = allowed(consumer, delivery.at);
+        if held.len() as u64 > allowed {
+            let (conn, at, holds) = (delivery.conn, delivery.at, held.len());
+            let text = format!("consumer {conn} held {holds} messages at {at:?} with RDY {allowed}");
+            findings.push(Finding::new("I10", text));
+        }
+    }
+    findings
+}
+
+/// The largest RDY that can have been in force just before `at`.
+fn allowed(consumer: &Consumer, at: Duration) -> u64 {
+    let settled = consumer.ready.iter().rposition(|(sent_at, _)| *sent_at + SLACK < at).unwrap_or(0);
+    consumer.ready[settled.min(consumer.ready.len())..].iter().map(|(_, count)| *count).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check::scene::Scene, history::Event};
+
+    fn two_consumers() -> (Scene, Conn, Conn) {
+        let mut scene = Scene::new();
+        let (first, second) = (scene.subscribe(0, 0), scene.subscribe(0, 0));
+        scene.publish(0, &[1, 2, 3]);
+        scene.deliver(first, 1, 1);
+        scene.wait(100);
+        (scene, first, second)
+    }
+
+    #[test]
+    fn a_message_that_is_with_two_consumers_is_found() {
+        let (mut scene, _, second) = two_consumers();
+        scene.deliver(second, 1, 2);
+        assert_eq!(scene.found(check), ["I8"]);
+    }
+
+    #[test]
+    fn a_message_is_free_after_an_answer_a_time_out_or_the_end_of_its_consumer() {
+        let (mut scene, first, second) = two_consumers();
+        scene.event(Event::Left(first));
+        scene.deliver(second, 1, 2);
+        scene.wait(1_000);
+        scene.deliver(second, 1, 3);
+        assert!(scene.found(check).is_empty());
+    }
+
+    #[test]
+    fn a_touch_holds_a_message_for_longer() {
+        let (mut scene, first, second) = two_consumers();
+        scene.wait(600);
+        scene.touch(first, 1);
+        scene.wait(600);
+        scene.deliver(second, 1, 2);
+        assert_eq!(scene.found(check), ["I8"]);
+    }
+
+    #[test]
+    fn more_messages_than_ready_are_found() {
+        let mut scene = Scene::new();
+        let conn = scene.subscribe(0, 0);
+        scene.publish(0, &[1, 2, 3]);
+        scene.event(Event::Ready(conn, 2));
+        scene.wait(50);
+        scene.deliver(conn, 1, 1);
+        scene.deliver(conn, 2, 1);
+        assert!(scene.found(check).is_empty());
+        scene.deliver(conn, 3, 1);
+        assert_eq!(scene.found(check), ["I10"]);
+    }
+}

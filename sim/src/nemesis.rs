@@ -1,0 +1,315 @@
+//! The saboteur: carries out a plan against the node from outside, between the ticks of the simulation, and
+//! is also the supervisor that starts the node again.
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    dice::Dice,
+    disk::{Failing, Faults, Flip, Pace},
+    history::{Down, Event, Recorder},
+    record::{self, Hit},
+    workload::NODE,
+    world::Machine,
+};
+
+/// Name of the host that all clients are on.
+pub const CLIENTS: &str = "clients";
+
+/// One thing that the saboteur can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// End the node's process in this way, now, and start another after `down`.
+    End {
+        /// How.
+        how: Ending,
+        /// For how long there is no node.
+        down: Duration,
+    },
+    /// Do that in the middle of the n-th disk operation from now.
+    EndAtOperation {
+        /// Which operation, from 1.
+        operation: u64,
+        /// How.
+        how: Ending,
+        /// For how long there is no node.
+        down: Duration,
+    },
+    /// End the node's process now, and each of the next ones in the middle of its recovery, at these
+    /// operations.
+    EndInRecovery {
+        /// Which operation of each recovery, from 1.
+        operations: VecDeque<u64>,
+        /// How.
+        how: Ending,
+    },
+    /// End the node's process, flip so many bits of its files, start it again.
+    Flip(u64),
+    /// Make syncs fail.
+    Sync(Failing),
+    /// Make writes fail.
+    Write(Failing),
+    /// Make reads fail.
+    Read(Failing),
+    /// Leave so many bytes of room, or plenty.
+    Room(Option<u64>),
+    /// Make the disk as slow as this.
+    Pace(Pace),
+    /// Move the wall clock, milliseconds.
+    ClockJump(i64),
+}
+
+/// The ways to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// kill -9.
+    Crash,
+    /// The plug.
+    Power,
+    /// SIGTERM.
+    Stop,
+}
+
+/// What the node's host tells the saboteur.
+#[derive(Debug, Clone, Default)]
+pub struct NodeStatus {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ended: bool,
+    serving: bool,
+    stop: watch::Sender<bool>,
+    kill: watch::Sender<Option<Down>>,
+}
+
+impl NodeStatus {
+    /// A new process begins. What is returned tells it that it is asked to stop, and how it is killed.
+    #[must_use]
+    pub fn started(&self) -> (watch::Receiver<bool>, watch::Receiver<Option<Down>>) {
+        let mut shared = self.shared.lock();
+        *shared = Shared::default();
+        (shared.stop.subscribe(), shared.kill.subscribe())
+    }
+
+    /// The process serves clients.
+    pub fn serves(&self) {
+        self.shared.lock().serving = true;
+    }
+
+    /// Nothing is left of the process.
+    pub fn ended(&self) {
+        self.shared.lock().ended = true;
+    }
+}
+
+/// The saboteur of one run.
+#[derive(Debug)]
+pub struct Nemesis {
+    machine: Machine,
+    status: NodeStatus,
+    recorder: Recorder,
+    dice: Dice,
+    plan: VecDeque<(Duration, Action)>,
+    ends_at: Duration,
+    healed: watch::Sender<bool>,
+    state: State,
+    at_freeze: Option<(Ending, Duration)>,
+    in_recovery: Option<(Ending, VecDeque<u64>)>,
+    /// Bits to flip as soon as there is no process.
+    flips: u64,
+    /// The faults are over.
+    letting_go: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Up,
+    /// The process was told to end, and there will be no other until then.
+    Ending(Duration),
+    /// There is no process until then.
+    Down(Duration),
+}
+
+/// How much longer than planned a node may take to stop in order, before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long after the last fault the node may take to serve again.
+const UP_AGAIN_WITHIN: Duration = Duration::from_secs(30);
+
+impl Nemesis {
+    /// A saboteur with a plan, oldest action first, that lets go of everything at `ends_at`.
+    #[must_use]
+    pub fn new(
+        machine: Machine,
+        status: NodeStatus,
+        recorder: Recorder,
+        dice: Dice,
+        plan: Vec<(Duration, Action)>,
+        ends_at: Duration,
+    ) -> (Self, watch::Receiver<bool>) {
+        let (healed, receiver) = watch::channel(false);
+        let nemesis = Self {
+            machine,
+            status,
+            recorder,
+            dice,
+            plan: plan.into(),
+            ends_at,
+            healed,
+            state: State::Up,
+            at_freeze: None,
+            in_recovery: None,
+            flips: 0,
+            letting_go: false,
+        };
+        (nemesis, receiver)
+    }
+
+    /// Does what is due now.
+    pub fn act(&mut self, sim: &mut turmoil::Sim<'_>) {
+        let now = self.recorder.now();
+        self.notice(sim, now);
+        while self.state == State::Up && self.plan.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, action)) = self.plan.pop_front() {
+                self.recorder.record(Event::Fault(format!("{action:?}")));
+                self.perform(action, now);
+            }
+        }
+        if now >= self.ends_at && !*self.healed.borrow() {
+            self.heal();
+        }
+    }
+
+    /// True when the node has not come up again although nothing has hindered it for long.
+    #[must_use]
+    pub fn despairs(&self) -> bool {
+        !*self.healed.borrow() && self.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
+    }
+
+    /// Notices what has come of earlier actions: a frozen disk, a process that ended, a pause that is over.
+    fn notice(&mut self, sim: &mut turmoil::Sim<'_>, now: Duration) {
+        let ended = self.status.shared.lock().ended;
+        match self.state {
+            State::Down(until) if now >= until => self.start(sim),
+            State::Down(_) => {}
+            State::Up | State::Ending(_) if ended => {
+                let by_itself = now + self.dice.millis(20, 300);
+                let until = if let State::Ending(until) = self.state { until } else { by_itself };
+                self.clear(sim, until.max(now + Duration::from_millis(10)));
+            }
+            State::Up | State::Ending(_) if self.machine.disk().is_frozen() => {
+                let pause = Duration::from_millis(50);
+                let (how, down) = self.at_freeze.take().unwrap_or((Ending::Crash, pause));
+                self.end(how, now + down);
+            }
+            State::Ending(until) if now > until + STOP_PATIENCE => {
+                self.recorder.record(Event::Stuck("the node did not stop when it was asked to".to_owned()));
+                self.end(Ending::Crash, now);
+            }
+            State::Up | State::Ending(_) => {}
+        }
+    }
+
+    fn perform(&mut self, action: Action, now: Duration) {
+        let disk = self.machine.disk().clone();
+        match action {
+            Action::End { how, down } => self.end(how, now + down),
+            Action::EndAtOperation { operation, how, down } => {
+                self.at_freeze = Some((how, down));
+                disk.freeze_after(operation);
+            }
+            Action::EndInRecovery { operations, how } => {
+                self.in_recovery = Some((how, operations));
+                self.end(how, now + Duration::from_millis(30));
+            }
+            Action::Flip(bits) => {
+                self.flips = bits;
+                self.end(Ending::Crash, now + Duration::from_millis(50));
+            }
+            Action::Sync(failing) => disk.set_faults(|faults| faults.sync = failing),
+            Action::Write(failing) => disk.set_faults(|faults| faults.write = failing),
+            Action::Read(failing) => disk.set_faults(|faults| faults.read = failing),
+            Action::Room(room) => {
+                let capacity = room.map(|room| disk.used_bytes() + room);
+                disk.set_faults(|faults| faults.capacity = capacity);
+                self.recorder.record(Event::DiskFull(room.is_some()));
+            }
+            Action::Pace(pace) => disk.set_faults(|faults| faults.pace = pace),
+            Action::ClockJump(millis) => {
+                self.machine.jump_clock(millis);
+                self.recorder.record(Event::ClockJumped);
+            }
+        }
+    }
+
+    /// Tells the process to end.
+    fn end(&mut self, how: Ending, until: Duration) {
+        self.state = State::Ending(until);
+        let shared = self.status.shared.lock();
+        match how {
+            Ending::Stop => shared.stop.send_replace(true),
+            Ending::Crash => shared.kill.send_replace(Some(Down::Crash)).is_some(),
+            Ending::Power => shared.kill.send_replace(Some(Down::Power)).is_some(),
+        };
+    }
+
+    /// Clears away what turmoil still has of a process that has ended.
+    fn clear(&mut self, sim: &mut turmoil::Sim<'_>, until: Duration) {
+        sim.crash(NODE);
+        sim.repair(CLIENTS, NODE);
+        self.state = State::Down(until);
+        self.flip();
+    }
+
+    fn flip(&mut self) {
+        let mut checkpoint: Option<PathBuf> = None;
+        for _ in 0..std::mem::take(&mut self.flips) {
+            let Some(Flip { path, offset, content }) = self.machine.disk().flip() else { return };
+            let mut hit = record::hit(&path, &content, offset);
+            if record::is_checkpoint(&path) {
+                // There are two for when one is damaged. When both are, nobody knows what is forgotten.
+                let first = checkpoint.get_or_insert_with(|| path.clone());
+                hit = if *first == path { hit } else { Hit::Other };
+            }
+            self.recorder.record(Event::Flipped(hit));
+        }
+    }
+
+    fn start(&mut self, sim: &mut turmoil::Sim<'_>) {
+        sim.bounce(NODE);
+        self.state = State::Up;
+        if let Some((how, operations)) = &mut self.in_recovery {
+            match operations.pop_front() {
+                Some(operation) => {
+                    self.at_freeze = Some((*how, Duration::from_millis(30)));
+                    self.machine.disk().freeze_after(operation);
+                }
+                None => self.in_recovery = None,
+            }
+        }
+    }
+
+    /// Lets go: no fault is left, and from now on nothing happens to the node.
+    fn heal(&mut self) {
+        if matches!(self.state, State::Ending(_)) || self.machine.disk().is_frozen() {
+            return;
+        }
+        if !std::mem::replace(&mut self.letting_go, true) {
+            self.plan.clear();
+            self.in_recovery = None;
+            self.at_freeze = None;
+            self.machine.disk().thaw();
+            self.machine.disk().set_faults(|faults| *faults = Faults::default());
+            self.recorder.record(Event::DiskFull(false));
+        }
+        let serving = self.status.shared.lock().serving;
+        if self.state == State::Up && serving {
+            self.recorder.record(Event::Fault("none any more".to_owned()));
+            self.healed.send_replace(true);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What can happen to one node. A scenario draws a plan from the dice; the same dice draw the same plan.
+
+pub mod regressions;
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{
+    dice::Dice,
+    disk::{Failing, Pace},
+    nemesis::{Action, Ending},
+};
+
+/// A kind of trouble, by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// What to call it on the command line.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    draw: fn(&mut Plan<'_>),
+}
+
+/// All scenarios; the first is the default.
+pub const SCENARIOS: [Scenario; 12] = [
+    Scenario { name: "all", about: "a random mix of everything but flipped bits", draw: all },
+    Scenario { name: "calm", about: "no faults of the machine, only of the clients", draw: |_| {} },
+    Scenario { name: "crash", about: "the process is killed, also between two disk operations", draw: crash },
+    Scenario { name: "power", about: "power is lost, and with it what was not synced", draw: power },
+    Scenario { name: "stop", about: "the node is asked to stop, and started again", draw: stop },
+    Scenario {
+        name: "recovery",
+        about: "crashes and power losses in the middle of recovery",
+        draw: recovery,
+    },
+    Scenario { name: "fsync", about: "syncs fail, then the process or the power goes", draw: fsync },
+    Scenario { name: "io", about: "reads and writes fail", draw: io },
+    Scenario { name: "full", about: "the disk fills up and has room again", draw: full },
+    Scenario { name: "flip", about: "bits flip at rest while the node is down", draw: flip },
+    Scenario { name: "slow", about: "the disk is slow, up to seconds a sync", draw: slow },
+    Scenario { name: "clock", about: "the wall clock jumps, and the process is killed", draw: clock },
+];
+
+impl Scenario {
+    /// The scenario of that name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        SCENARIOS.into_iter().find(|scenario| scenario.name == name)
+    }
+
+    /// The plan that `dice` draw, for so long; in order of time.
+    #[must_use]
+    pub fn plan(&self, dice: &mut Dice, chaos: Duration) -> Vec<(Duration, Action)> {
+        let millis = u64::try_from(chaos.as_millis()).unwrap_or(u64::MAX);
+        let mut plan = Plan { dice, millis, actions: Vec::new() };
+        (self.draw)(&mut plan);
+        let mut actions = plan.actions;
+        // Stable, so that actions at the same time keep the order in which they were drawn.
+        actions.sort_by_key(|(at, _)| *at);
+        actions
+    }
+}
+
+/// A plan in the making.
+struct Plan<'d> {
+    dice: &'d mut Dice,
+    millis: u64,
+    actions: Vec<(Duration, Action)>,
+}
+
+impl Plan<'_> {
+    /// Adds an action at any time.
+    fn some_time(&mut self, action: Action) {
+        let at = self.dice.millis(0, self.millis);
+        self.actions.push((at, action));
+    }
+
+    /// Adds an action at any time, and another one up to `longest` milliseconds later.
+    fn for_a_while(&mut self, longest: u64, begin: Action, end: Action) {
+        let at = self.dice.millis(0, self.millis);
+        let until = at + self.dice.millis(50, longest);
+        self.actions.push((at, begin));
+        self.actions.push((until, end));
+    }
+
+    /// Does something `low` to `high` times.
+    fn times(&mut self, low: u64, high: u64, mut what: impl FnMut(&mut Self)) {
+        for _ in 0..self.dice.between(low, high) {
+            what(self);
+        }
+    }
+
+    /// An end of the process, at any time or in the middle of any disk operation.
+    fn ending(&mut self, how: Ending) {
+        let down = self.dice.millis(20, 700);
+        let action = if how != Ending::Stop && self.dice.chance(600) {
+            let operation = self.dice.between(1, 300);
+            Action::EndAtOperation { operation, how, down }
+        } else {
+            Action::End { how, down }
+        };
+        self.some_time(action);
+    }
+
+    fn crash_or_power(&mut self) -> Ending {
+        if self.dice.chance(500) { Ending::Crash } else { Ending::Power }
+    }
+}
+
+fn crash(plan: &mut Plan<'_>) {
+    plan.times(2, 6, |plan| plan.ending(Ending::Crash));
+}
+
+fn power(plan: &mut Plan<'_>) {
+    plan.times(2, 6, |plan| plan.ending(Ending::Power));
+}
+
+fn stop(plan: &mut Plan<'_>) {
+    plan.times(2, 4, |plan| plan.ending(Ending::Stop));
+}
+
+fn recovery(plan: &mut Plan<'_>) {
+    plan.times(1, 3, |plan| {
+        let operations: VecDeque<u64> =
+            (0..plan.dice.between(1, 3)).map(|_| plan.dice.between(1, 60)).collect();
+        let how = plan.crash_or_power();
+        plan.some_time(Action::EndInRecovery { operations, how });
+    });
+}
+
+fn fsync(plan: &mut Plan<'_>) {
+    plan.times(1, 4, |plan| match plan.dice.below(3) {
+        0 => plan.some_time(Action::Sync(Failing::Once)),
+        1 => plan.for_a_while(1_000, Action::Sync(Failing::Always), Action::Sync(Failing::Never)),
+        _ => plan.for_a_while(3_000, Action::Sync(Failing::PerMille(30)), Action::Sync(Failing::Never)),
+    });
+    plan.times(1, 3, |plan| {
+        let how = plan.crash_or_power();
+        plan.ending(how);
+    });
+}
+
+fn io(plan: &mut Plan<'_>) {
+    plan.times(1, 3, |plan| match plan.dice.below(3) {
+        0 => plan.some_time(Action::Write(Failing::Once)),
+        1 => plan.for_a_while(800, Action::Write(Failing::Always), Action::Write(Failing::Never)),
+        _ => plan.for_a_while(3_000, Action::Write(Failing::PerMille(30)), Action::Write(Failing::Never)),
+    });
+    plan.times(0, 3, |plan| match plan.dice.below(2) {
+        0 => plan.some_time(Action::Read(Failing::Once)),
+        _ => plan.for_a_while(1_000, Action::Read(Failing::PerMille(200)), Action::Read(Failing::Never)),
+    });
+    plan.times(0, 2, |plan| {
+        let how = plan.crash_or_power();
+        plan.ending(how);
+    });
+}
+
+fn full(plan: &mut Plan<'_>) {
+    plan.times(1, 3, |plan| {
+        let room = plan.dice.below(400 * 1024);
+        plan.for_a_while(2_500, Action::Room(Some(room)), Action::Room(None));
+    });
+    plan.times(0, 2, |plan| {
+        let how = plan.crash_or_power();
+        plan.ending(how);
+    });
+}
+
+fn flip(plan: &mut Plan<'_>) {
+    plan.times(1, 3, |plan| {
+        let bits = plan.dice.between(1, 3);
+        plan.some_time(Action::Flip(bits));
+    });
+}
+
+fn slow(plan: &mut Plan<'_>) {
+    plan.times(1, 3, |plan| {
+        let sync_millis = [20, 100, 500, 2_500][usize::try_from(plan.dice.below(4)).unwrap_or(0)];
+        let pace = Pace { per_mille: 900, transfer_millis: plan.dice.between(1, 30), sync_millis };
+        plan.for_a_while(4_000, Action::Pace(pace), Action::Pace(Pace::USUAL));
+    });
+    plan.times(0, 2, |plan| {
+        let how = plan.crash_or_power();
+        plan.ending(how);
+    });
+}
+
+fn clock(plan: &mut Plan<'_>) {
+    plan.times(1, 5, |plan| {
+        let which = usize::try_from(plan.dice.below(5)).unwrap_or(0);
+        // A due time has to survive a restart, so it is a time of day: back by an hour, and what is deferred
+        // would come in an hour. The run does not wait for that.
+        let jump = if plan.dice.chance(500) {
+            -[1, 40, 700, 3_000, 9_000][which]
+        } else {
+            [1, 40, 700, 3_600_000, 86_400_000][which]
+        };
+        plan.some_time(Action::ClockJump(jump));
+    });
+    plan.times(0, 3, |plan| plan.ending(Ending::Crash));
+}
+
+fn all(plan: &mut Plan<'_>) {
+    let parts = [crash, power, stop, recovery, fsync, io, full, slow, clock];
+    plan.times(1, 3, |plan| {
+        if let Some(part) = plan.dice.clone().pick(&parts) {
+            plan.dice.roll();
+            part(plan);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_in_order_and_the_same_for_the_same_dice() {
+        for scenario in SCENARIOS {
+            for seed in 0..20 {
+                let draw = || scenario.plan(&mut Dice::new(seed), Duration::from_secs(5));
+                let plan = draw();
+                assert!(plan.is_sorted_by_key(|(at, _)| *at), "{}", scenario.name);
+                assert_eq!(plan, draw());
+                assert_eq!(plan.is_empty(), scenario.name == "calm", "{}", scenario.name);
+            }
+        }
+    }
+
+    #[test]
+    fn scenarios_are_found_by_their_names() {
+        for scenario in SCENARIOS {
+            assert_eq!(Scenario::find(scenario.name).map(|found| found.about), Some(scenario.about));
+        }
+        assert!(Scenario::find("peace").is_none());
+    }
+}
