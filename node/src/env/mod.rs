@@ -92,11 +92,21 @@ impl Debug for Conn {
 pub enum Open {
     /// An existing file, for reading.
     Read,
+    /// An existing file, for reading large stretches once, so that the page cache may be passed by.
+    ReadDirect,
     /// An existing file or a new one, for reading and writing through the page cache; content is kept.
     Write,
     /// As [`Open::Write`], and the caller promises offsets and lengths of whole [`ALIGNMENT`] blocks, so
     /// that the page cache may be passed by.
     Direct,
+}
+
+impl Open {
+    /// Whether the file is made if it is missing, and may be written.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Direct)
+    }
 }
 
 /// One entry of a directory.

@@ -240,7 +240,7 @@ impl File {
             assert!(offset.is_multiple_of(block), "direct write at {offset}");
             assert!((data.len() as u64).is_multiple_of(block), "direct write of {} bytes", data.len());
         }
-        if self.how == Open::Read {
+        if !self.how.writes() {
             return Err(io::Error::from_raw_os_error(9));
         }
         let offset = usize::try_from(offset).map_err(|_| storage_full())?;
@@ -360,7 +360,7 @@ impl State {
         if let Some(inode) = self.names.find(path) {
             return Ok(inode);
         }
-        if how == Open::Read || !path.parent().is_some_and(|dir| self.names.is_dir(dir)) {
+        if !how.writes() || !path.parent().is_some_and(|dir| self.names.is_dir(dir)) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let inode = self.next_inode;

@@ -42,10 +42,10 @@ impl RealDisk {
     fn open_now(&self, path: &Path, how: Open) -> io::Result<(File, bool)> {
         let mut options = OpenOptions::new();
         options.read(true);
-        if how != Open::Read {
+        if how.writes() {
             options.write(true).create(true).truncate(false).mode(FILE_MODE);
         }
-        if how == Open::Direct && !self.direct_refused.load(Ordering::Relaxed) {
+        if matches!(how, Open::Direct | Open::ReadDirect) && !self.direct_refused.load(Ordering::Relaxed) {
             let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
             match options.clone().custom_flags(flags).open(path) {
                 Ok(file) => return Ok((file, true)),
