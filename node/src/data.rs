@@ -35,7 +35,9 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The disk refuses.
-    #[error("cannot use {path}: {error}; make it readable and writable for this user, or name another --data-path")]
+    #[error(
+        "cannot use {path}: {error}; make it readable and writable for this user, or name another --data-path"
+    )]
     Unusable {
         /// The file or directory.
         path: PathBuf,

@@ -56,7 +56,9 @@ pub enum RunError {
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}; is another node running there? name another --{flag}-address")]
+    #[error(
+        "cannot listen on {address}: {error}; is another node running there? name another --{flag}-address"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -67,7 +69,9 @@ pub enum RunError {
     },
     /// The commit loop has ended by itself, which only a bug makes it do. The node stops at once rather than
     /// go on without it; what it acknowledged is on disk.
-    #[error("the commit loop has ended unexpectedly; the log says why. Start the node again: nothing that was acknowledged is lost")]
+    #[error(
+        "the commit loop has ended unexpectedly; the log says why. Start the node again: nothing that was acknowledged is lost"
+    )]
     CommitLoop,
 }
 
@@ -135,7 +139,11 @@ pub async fn run(
     ended.map_err(|_| RunError::CommitLoop)
 }
 
-async fn listen(env: &Env, address: SocketAddr, flag: &'static str) -> Result<Box<dyn env::Listener>, RunError> {
+async fn listen(
+    env: &Env,
+    address: SocketAddr,
+    flag: &'static str,
+) -> Result<Box<dyn env::Listener>, RunError> {
     env.net.listen(address).await.map_err(|error| RunError::Listen { address, flag, error })
 }
 

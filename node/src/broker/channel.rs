@@ -17,7 +17,10 @@ use super::{
     tail::Tail,
     window::NotYours,
 };
-use crate::journal::{Run, Span, checkpoint::{ChannelState, HeldRange}};
+use crate::journal::{
+    Run, Span,
+    checkpoint::{ChannelState, HeldRange},
+};
 
 /// Tries to read a stretch of the journal before its messages are given up for this life of the node.
 const READ_TRIES: u32 = 5;
@@ -206,7 +209,12 @@ impl Channel {
     ///
     /// # Errors
     /// It is not the client's, or too many are deferred.
-    pub(crate) fn requeue(self: &Arc<Self>, client: &Client, sequence: u64, delay: u64) -> Result<(), RequeueError> {
+    pub(crate) fn requeue(
+        self: &Arc<Self>,
+        client: &Client,
+        sequence: u64,
+        delay: u64,
+    ) -> Result<(), RequeueError> {
         let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
         let mut state = self.state.lock();
         state.queue.requeue(now, wall, sequence, client.id, delay)?;
@@ -222,7 +230,13 @@ impl Channel {
     ///
     /// # Errors
     /// It is not the client's.
-    pub(crate) fn touch(&self, client: &Client, sequence: u64, timeout: u32, max: u32) -> Result<(), NotYours> {
+    pub(crate) fn touch(
+        &self,
+        client: &Client,
+        sequence: u64,
+        timeout: u32,
+        max: u32,
+    ) -> Result<(), NotYours> {
         let now = self.shared.clock.now();
         self.state.lock().queue.touch(now, sequence, client.id, timeout, max)
     }

@@ -237,11 +237,13 @@ impl Commits {
             return Ok(());
         }
         let failures = self.failures.lock();
-        let unknown = failures.len() >= FAILURES_MAX && failures.front().is_some_and(|oldest| ticket.0 < oldest.first);
+        let unknown =
+            failures.len() >= FAILURES_MAX && failures.front().is_some_and(|oldest| ticket.0 < oldest.first);
         if unknown {
             return Err(Refused::Failed("the outcome is no longer known".into()));
         }
-        let failure = failures.iter().rev().find(|failure| (failure.first..=failure.last).contains(&ticket.0));
+        let failure =
+            failures.iter().rev().find(|failure| (failure.first..=failure.last).contains(&ticket.0));
         failure.map_or(Ok(()), |failure| Err(failure.why.clone()))
     }
 

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    commits::{Batch, Change, Move},
     channel::Channel,
+    commits::{Batch, Change, Move},
     queue::Pending,
     registry::Broker,
     stage::Staged,
@@ -25,11 +25,7 @@ use super::{
 use crate::{
     config::Durability,
     journal::{
-        NewRecord, Run, Span, Writer,
-        admission::Refused,
-        checkpoint::Checkpoint,
-        upkeep,
-        writer::Full,
+        NewRecord, Run, Span, Writer, admission::Refused, checkpoint::Checkpoint, upkeep, writer::Full,
     },
 };
 
@@ -153,7 +149,11 @@ impl Committer {
         // Taken before anything can fail, so that nothing is left half in the batch.
         let topics = batch.topics.into_iter().map(|topic| (topic.take_staged(), topic));
         let topics: Vec<_> = topics.map(|((staged, closed), topic)| (topic, staged, closed)).collect();
-        written.pending = batch.channels.into_iter().map(|channel| (Arc::clone(&channel), channel.take_pending())).collect();
+        written.pending = batch
+            .channels
+            .into_iter()
+            .map(|channel| (Arc::clone(&channel), channel.take_pending()))
+            .collect();
         let result = self.append(&mut written, topics, batch.moves).await;
         let result = match result {
             Ok(()) if written.writes => self.sync(written.syncs).await,
@@ -187,7 +187,9 @@ impl Committer {
             written.topics.push((topic, staged, parts));
         }
         failed?;
-        for Move { topic, from, span, due, frames } in moves.into_iter().filter(|moved| !moved.topic.is_closed()) {
+        for Move { topic, from, span, due, frames } in
+            moves.into_iter().filter(|moved| !moved.topic.is_closed())
+        {
             let run = self.append_messages(&topic, span, due, &frames).await?;
             written.moved.push((topic, from, run));
             (written.writes, written.syncs) = (true, true);
@@ -203,7 +205,8 @@ impl Committer {
                 append(&mut self.writer, &mut self.rolled, &record).await?;
             }
             written.writes |= !pending.is_empty();
-            written.syncs |= !pending.is_empty() && self.broker.shared().journal.durability == Durability::Fsync;
+            written.syncs |=
+                !pending.is_empty() && self.broker.shared().journal.durability == Durability::Fsync;
         }
         Ok(())
     }
@@ -216,13 +219,20 @@ impl Committer {
     ) -> io::Result<()> {
         for (span, due, frames) in staged.parts() {
             let journalled = topic.durability != Durability::Memory;
-            let run = if journalled { Some(self.append_messages(topic, span, due, &frames).await?) } else { None };
+            let run =
+                if journalled { Some(self.append_messages(topic, span, due, &frames).await?) } else { None };
             parts.push(Committed { span, due, frames, run });
         }
         Ok(())
     }
 
-    async fn append_messages(&mut self, topic: &Topic, span: Span, due: u64, frames: &Bytes) -> io::Result<Run> {
+    async fn append_messages(
+        &mut self,
+        topic: &Topic,
+        span: Span,
+        due: u64,
+        frames: &Bytes,
+    ) -> io::Result<Run> {
         loop {
             match self.writer.append_messages(topic.name(), span, due, frames) {
                 Ok(run) => return Ok(run),
@@ -361,4 +371,3 @@ async fn roll(writer: &mut Writer, rolled: &mut bool) -> io::Result<()> {
     *rolled |= writer.is_open();
     result
 }
-

@@ -71,8 +71,11 @@ impl Queue {
             if self.paused {
                 break Stop::Empty;
             }
-            let step =
-                if self.requeued.is_empty() { self.step(now, tail, &mut want, out) } else { self.redeliver(now, tail, &mut want, out) };
+            let step = if self.requeued.is_empty() {
+                self.step(now, tail, &mut want, out)
+            } else {
+                self.redeliver(now, tail, &mut want, out)
+            };
             match step {
                 Ok(count) => taken += count,
                 Err(stop) => break stop,
@@ -113,7 +116,14 @@ impl Queue {
     }
 
     /// Of the frames from `first` on, delivers those that the sample keeps; the others are finished.
-    fn sample(&mut self, first: u64, mut frames: Bytes, slot: Slot, want: &mut Want<'_>, out: &mut Output) -> u64 {
+    fn sample(
+        &mut self,
+        first: u64,
+        mut frames: Bytes,
+        slot: Slot,
+        want: &mut Want<'_>,
+        out: &mut Output,
+    ) -> u64 {
         let mut given = 0;
         let mut sequence = first;
         while let Some(len) = nsq::message_frame_len(&frames) {
@@ -162,7 +172,13 @@ impl Queue {
     }
 
     /// Delivers the messages that were requeued first.
-    fn redeliver(&mut self, now: u64, tail: &Tail, want: &mut Want<'_>, out: &mut Output) -> Result<u64, Stop> {
+    fn redeliver(
+        &mut self,
+        now: u64,
+        tail: &Tail,
+        want: &mut Want<'_>,
+        out: &mut Output,
+    ) -> Result<u64, Stop> {
         let Some(&range) = self.requeued.front() else { return Ok(0) };
         let found = match tail.message(range.first) {
             Lookup::Cached(span, frames) => from(range.first, span.first, span.end(), &frames),
@@ -199,7 +215,8 @@ impl Queue {
     /// The record that holds `sequence`, from it on, among those that were read back.
     fn read_back(&self, sequence: u64) -> Option<Current> {
         let records = self.again.iter().chain(&self.ahead);
-        let mut holding = records.filter(|record| record.span.first <= sequence && sequence < record.span.end());
+        let mut holding =
+            records.filter(|record| record.span.first <= sequence && sequence < record.span.end());
         holding.find_map(|record| from(sequence, record.span.first, record.span.end(), &record.frames))
     }
 

@@ -27,13 +27,7 @@ mod window;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-pub use self::{
-    channel::{Channel, ChannelStats},
-    client::ClientStats,
-    commits::Ticket,
-    registry::{Broker, JournalStats},
-    topic::{Topic, TopicStats},
-};
+use self::{agenda::Agenda, commits::Commits};
 pub(crate) use self::{
     channel::SubscribeError,
     client::Client,
@@ -42,7 +36,13 @@ pub(crate) use self::{
     queue::Output,
     registry::Opening,
 };
-use self::{agenda::Agenda, commits::Commits};
+pub use self::{
+    channel::{Channel, ChannelStats},
+    client::ClientStats,
+    commits::Ticket,
+    registry::{Broker, JournalStats},
+    topic::{Topic, TopicStats},
+};
 pub use crate::journal::admission::Refused;
 use crate::{
     config::{JournalConfig, Limits},

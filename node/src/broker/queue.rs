@@ -87,7 +87,9 @@ impl Pending {
     pub(super) fn finish(&mut self, first: u64, count: u64) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         match self.finished.last_mut() {
-            Some(last) if last.end() == first && last.count.checked_add(count).is_some() => last.count += count,
+            Some(last) if last.end() == first && last.count.checked_add(count).is_some() => {
+                last.count += count
+            }
             _ => self.finished.push(Span { first, count }),
         }
     }
@@ -278,7 +280,9 @@ impl Queue {
     pub(super) fn push_requeued(&mut self, first: u64, count: u64, attempts: u16) {
         self.requeued_count += count;
         match self.requeued.back_mut() {
-            Some(last) if last.first + last.count == first && last.attempts == attempts => last.count += count,
+            Some(last) if last.first + last.count == first && last.attempts == attempts => {
+                last.count += count
+            }
             _ => self.requeued.push_back(Requeued { first, count, attempts }),
         }
     }
@@ -318,7 +322,8 @@ impl Queue {
     pub(super) fn held(&self) -> Vec<HeldRange> {
         let at_once = |first, count, attempts| HeldRange { first, count, due: 0, attempts };
         let in_flight = self.window.iter().map(|(sequence, slot)| at_once(sequence, 1, slot.attempts));
-        let requeued = self.requeued.iter().map(|requeued| at_once(requeued.first, requeued.count, requeued.attempts));
+        let requeued =
+            self.requeued.iter().map(|requeued| at_once(requeued.first, requeued.count, requeued.attempts));
         let deferred = self.deferred.iter().map(|((_, sequence), deferred)| HeldRange {
             first: *sequence,
             count: 1,
@@ -351,7 +356,14 @@ impl Queue {
             }
         }
         let message_count = self.message_count(tail.mark());
-        ChannelState { name: name.to_owned(), next: self.next, paused: self.paused, held, finished, message_count }
+        ChannelState {
+            name: name.to_owned(),
+            next: self.next,
+            paused: self.paused,
+            held,
+            finished,
+            message_count,
+        }
     }
 
     /// Messages that have reached the channel while the topic's fan-out mark came to `mark`.

@@ -69,7 +69,8 @@ async fn pass(broker: &Arc<Broker>) {
         });
     }
     broker.live_bytes.store(live.values().map(|live| live.bytes).sum(), Ordering::Relaxed);
-    let (dead, used): (Vec<_>, Vec<_>) = sealed.into_iter().partition(|sealed| !live.contains_key(&sealed.number));
+    let (dead, used): (Vec<_>, Vec<_>) =
+        sealed.into_iter().partition(|sealed| !live.contains_key(&sealed.number));
     for segment in dead {
         drop_segment(broker, segment.number).await;
     }
@@ -149,7 +150,13 @@ impl Moves<'_> {
     async fn add(&mut self, record: &ReadBack, span: Span) -> bool {
         let Some(frames) = part(record, span) else { return true };
         self.bytes += frames.len();
-        self.moves.push(Move { topic: Arc::clone(self.topic), from: self.from, span, due: record.due, frames });
+        self.moves.push(Move {
+            topic: Arc::clone(self.topic),
+            from: self.from,
+            span,
+            due: record.due,
+            frames,
+        });
         self.bytes < MOVE_MAX || self.flush().await
     }
 
@@ -177,7 +184,8 @@ impl Needs {
     /// Whether any message of `run` is needed.
     fn needs(&self, run: &Run) -> bool {
         let (first, end) = (run.span.first, run.span.end());
-        let ahead = |(next, held): &(u64, Vec<HeldRange>)| end > *next || overlap(held, first, end).next().is_some();
+        let ahead =
+            |(next, held): &(u64, Vec<HeldRange>)| end > *next || overlap(held, first, end).next().is_some();
         end > self.mark || self.channels.iter().any(ahead)
     }
 
@@ -250,7 +258,10 @@ mod tests {
         let needs = Needs { mark: 100, channels: vec![(20, vec![held(3, 2), held(9, 1)])] };
         let record = ReadBack { span: Span { first: 0, count: 30 }, due: 0, frames: bytes::Bytes::new() };
         let spans = needs.needed(&run(0, 25), &record);
-        assert_eq!(spans, [Span { first: 3, count: 2 }, Span { first: 9, count: 1 }, Span { first: 20, count: 5 }]);
+        assert_eq!(
+            spans,
+            [Span { first: 3, count: 2 }, Span { first: 9, count: 1 }, Span { first: 20, count: 5 }]
+        );
         assert_eq!(needs.live_bytes(&run(0, 25)), 250 * 8 / 25);
     }
 

@@ -220,7 +220,12 @@ impl Broker {
     }
 
     /// Enters a connection.
-    pub(crate) fn connect(&self, remote_address: String, remote_ip: String, connected: SystemTime) -> Arc<Client> {
+    pub(crate) fn connect(
+        &self,
+        remote_address: String,
+        remote_ip: String,
+        connected: SystemTime,
+    ) -> Arc<Client> {
         let id = self.next_client.fetch_add(1, Ordering::Relaxed);
         let client = Arc::new(Client::new(id, remote_address, remote_ip, connected));
         self.clients.lock().insert(id, Arc::clone(&client));

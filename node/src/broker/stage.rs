@@ -144,7 +144,8 @@ mod tests {
             stage.push(1, 0, one(&body));
         }
         let staged = stage.take();
-        let spans: Vec<_> = staged.parts().map(|(span, _, frames)| (span.first, span.count, frames.len())).collect();
+        let spans: Vec<_> =
+            staged.parts().map(|(span, _, frames)| (span.first, span.count, frames.len())).collect();
         let frame = body.len() + nsq::MESSAGE_OVERHEAD;
         assert_eq!(spans, [(100, 3, 3 * frame), (103, 2, 2 * frame)]);
         assert_eq!((stage.message_count, stage.message_bytes), (5, 5 * body.len() as u64));
@@ -166,7 +167,8 @@ mod tests {
         for due in [0, 5, 5, 6, 0] {
             stage.push(1, due, one(b"x"));
         }
-        let parts: Vec<_> = stage.take().parts().map(|(span, due, _)| (span.first, span.count, due)).collect();
+        let parts: Vec<_> =
+            stage.take().parts().map(|(span, due, _)| (span.first, span.count, due)).collect();
         assert_eq!(parts, [(1, 1, 0), (2, 2, 5), (4, 1, 6), (5, 1, 0)]);
     }
 }

@@ -197,7 +197,9 @@ impl Tail {
             if unmoved {
                 let count = u32::try_from(end - first).unwrap_or(u32::MAX);
                 self.runs.remove(Span { first, count });
-                self.deferred.retain(|first_due, (count, _)| *first_due + u64::from(*count) <= first || end <= *first_due);
+                self.deferred.retain(|first_due, (count, _)| {
+                    *first_due + u64::from(*count) <= first || end <= *first_due
+                });
             }
         }
     }

@@ -301,7 +301,8 @@ impl Topic {
     }
 
     fn change(&self, core: &mut Core, channel: &str, op: Op, a: u64, b: u64) -> Ticket {
-        let ephemeral = !channel.is_empty() && ChannelName::new(channel).is_ok_and(|name| name.is_ephemeral());
+        let ephemeral =
+            !channel.is_empty() && ChannelName::new(channel).is_ok_and(|name| name.is_ephemeral());
         if !self.is_journalled() || ephemeral {
             return self.shared.commits.barrier();
         }
@@ -416,4 +417,3 @@ impl Topic {
         TopicStats { depth, backend_depth, message_count, message_bytes, paused: core.paused }
     }
 }
-

@@ -70,7 +70,9 @@ impl Window {
             let stop = end.min((at / CHUNK + 1) * CHUNK);
             let spare = &mut self.spare;
             let chunk = self.chunks.entry(at / CHUNK).or_insert_with(|| {
-                spare.take().unwrap_or_else(|| Box::new(Chunk { used: 0, slots: [Slot::FREE; CHUNK as usize] }))
+                spare
+                    .take()
+                    .unwrap_or_else(|| Box::new(Chunk { used: 0, slots: [Slot::FREE; CHUNK as usize] }))
             });
             for free in &mut chunk.slots[index(at)..=index(stop - 1)] {
                 assert!(free.client == 0, "a message is in flight once at a time");

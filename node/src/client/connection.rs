@@ -99,7 +99,14 @@ pub(super) struct Connection {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run(broker: Arc<Broker>, client: Arc<Client>, facts: Arc<ServerFacts>, node: u16, seed: u64, conn: Conn) {
+pub(super) async fn run(
+    broker: Arc<Broker>,
+    client: Arc<Client>,
+    facts: Arc<ServerFacts>,
+    node: u16,
+    seed: u64,
+    conn: Conn,
+) {
     let session = Session::new(Arc::clone(&facts));
     let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default());
     let timer = Box::pin(tokio::time::sleep_until(deadlines.next().unwrap_or_else(Instant::now)));
@@ -289,8 +296,12 @@ impl Connection {
         let done = match effect {
             Effect::None => Ok(()),
             Effect::Finish(id) => self.finish(id),
-            Effect::Publish { topic, body, delay: 0 } => self.publish(topic, body, behind).map(|more| taken = more),
-            Effect::Publish { topic, body, delay } => self.stage(topic, delay, std::iter::once(body), "DPUB", 1),
+            Effect::Publish { topic, body, delay: 0 } => {
+                self.publish(topic, body, behind).map(|more| taken = more)
+            }
+            Effect::Publish { topic, body, delay } => {
+                self.stage(topic, delay, std::iter::once(body), "DPUB", 1)
+            }
             Effect::MultiPublish { topic, messages } => {
                 self.stage(topic, 0, messages.iter(), "MPUB", messages.len() as u64)
             }
@@ -332,7 +343,9 @@ impl Connection {
         while bytes < GROUP_MAX {
             // What is not a publish to this topic is decoded again by the caller; the decoder allows that.
             match self.decoder.decode(&behind[taken..], &self.session.rules) {
-                Ok(Decoded::Command { command: Command::Publish { topic: other, body }, consumed }) if other == name => {
+                Ok(Decoded::Command { command: Command::Publish { topic: other, body }, consumed })
+                    if other == name =>
+                {
                     stager.push(0, std::iter::once(body));
                     count += 1;
                     taken += consumed;
@@ -372,10 +385,9 @@ impl Connection {
 
     /// The topic to publish to. The last one is remembered; most connections need no other.
     fn topic(&mut self, name: &str) -> Result<Arc<Topic>, Refused> {
-        if let Some(topic) = self.topic.as_ref().filter(|topic| topic.name().as_str() == name) {
-            if !topic.is_closed() {
-                return Ok(Arc::clone(topic));
-            }
+        let last = self.topic.as_ref().filter(|topic| topic.name().as_str() == name && !topic.is_closed());
+        if let Some(topic) = last {
+            return Ok(Arc::clone(topic));
         }
         self.count_published();
         let name = TopicName::new(name).map_err(|error| Refused::Failed(error.to_string().into()))?;
@@ -396,8 +408,10 @@ impl Connection {
             text: format!("SUB failed {why}").into(),
             fatal: true,
         };
-        let topic_name = TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
-        let channel_name = ChannelName::new(channel).map_err(|_| ClientError::bad_channel(channel.as_bytes()))?;
+        let topic_name =
+            TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
+        let channel_name =
+            ChannelName::new(channel).map_err(|_| ClientError::bad_channel(channel.as_bytes()))?;
         // An ephemeral channel may be going just now; the second time it is made anew.
         for _ in 0..2 {
             let found = self.broker.topic_or_create(&topic_name).map_err(failed)?;
@@ -432,7 +446,8 @@ impl Connection {
 
     /// Collects a FIN; all of one read are applied under one lock.
     fn finish(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
-        let sequence = self.sequence(id).ok_or_else(|| ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT))?;
+        let sequence =
+            self.sequence(id).ok_or_else(|| ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT))?;
         self.finished.push(sequence);
         Ok(())
     }
@@ -583,10 +598,10 @@ impl Connection {
     fn leave(&mut self) {
         self.apply_finished();
         self.count_published();
-        if let Some(Subscription { topic, channel, .. }) = self.subscription.take() {
-            if topic.leave(&channel, &self.client) {
-                self.broker.delete_topic(topic.name().as_str());
-            }
+        if let Some(Subscription { topic, channel, .. }) = self.subscription.take()
+            && topic.leave(&channel, &self.client)
+        {
+            self.broker.delete_topic(topic.name().as_str());
         }
         self.broker.disconnect(&self.client);
     }

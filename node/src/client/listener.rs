@@ -32,7 +32,9 @@ pub(crate) async fn serve(
             Ok((conn, peer)) if broker.connections() < facts.limits.max_connections => {
                 start(&broker, &facts, &env, node, conn, peer);
             }
-            Ok((_, peer)) => tracing::warn!("connection of {peer} refused: there are as many as --max-connections"),
+            Ok((_, peer)) => {
+                tracing::warn!("connection of {peer} refused: there are as many as --max-connections")
+            }
             Err(error) if connection::is_shortage(&error) => {
                 tracing::warn!("cannot accept connections: {error}");
                 tokio::time::sleep(SHORTAGE_PAUSE).await;

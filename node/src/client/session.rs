@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bruit_wire::nsq::{ClientError, Command, Identify, IdentifyLimits, IdentifyReply, Messages, Phase, Rules};
+use bruit_wire::nsq::{
+    ClientError, Command, Identify, IdentifyLimits, IdentifyReply, Messages, Phase, Rules,
+};
 
 use crate::{broker::millis, config::Limits};
 
@@ -88,7 +90,9 @@ impl Session {
         Ok(match command {
             Command::Nop => Effect::None,
             Command::Publish { topic, body } => Effect::Publish { topic, body, delay: 0 },
-            Command::DeferredPublish { topic, delay_ms, body } => Effect::Publish { topic, body, delay: delay_ms },
+            Command::DeferredPublish { topic, delay_ms, body } => {
+                Effect::Publish { topic, body, delay: delay_ms }
+            }
             Command::MultiPublish { topic, messages } => Effect::MultiPublish { topic, messages },
             Command::Finish { id } => Effect::Finish(id),
             Command::Requeue { id, delay_ms } => Effect::Requeue(id, delay_ms),
@@ -196,8 +200,12 @@ mod tests {
     #[test]
     fn only_the_first_identify_changes_the_connection() {
         let mut session = session();
-        session.handle(Command::Identify { body: br#"{"heartbeat_interval":2000,"msg_timeout":3000}"# }).expect("valid");
-        session.handle(Command::Identify { body: br#"{"heartbeat_interval":5000,"msg_timeout":9000}"# }).expect("valid");
+        session
+            .handle(Command::Identify { body: br#"{"heartbeat_interval":2000,"msg_timeout":3000}"# })
+            .expect("valid");
+        session
+            .handle(Command::Identify { body: br#"{"heartbeat_interval":5000,"msg_timeout":9000}"# })
+            .expect("valid");
         assert_eq!(session.heartbeat, Some(Duration::from_secs(2)));
         assert_eq!(session.msg_timeout, Duration::from_secs(3));
     }
@@ -205,7 +213,8 @@ mod tests {
     #[test]
     fn the_reply_has_nsqds_shape() {
         let mut session = session();
-        let effect = session.handle(Command::Identify { body: br#"{"feature_negotiation":true,"tls_v1":true}"# });
+        let effect =
+            session.handle(Command::Identify { body: br#"{"feature_negotiation":true,"tls_v1":true}"# });
         let Ok(Effect::Identified(_, reply)) = effect else { panic!("{effect:?}") };
         let expected = r#"{"max_rdy_count":2500,"version":"1.3.0","max_msg_timeout":900000,"msg_timeout":60000,"tls_v1":false,"deflate":false,"deflate_level":6,"max_deflate_level":6,"snappy":false,"sample_rate":0,"auth_required":false,"output_buffer_size":16384,"output_buffer_timeout":250,"topology_region":"","topology_zone":""}"#;
         assert_eq!(String::from_utf8_lossy(&reply), expected);

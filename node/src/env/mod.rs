@@ -148,12 +148,8 @@ pub trait DiskFile: Send + Sync + 'static {
     /// a disk may do both in one step. The buffer comes back for reuse, whatever the outcome.
     ///
     /// After an error nothing is known of the bytes in that range, and a later sync proves nothing.
-    fn write_at(
-        &self,
-        offset: u64,
-        data: AlignedBuf,
-        sync: bool,
-    ) -> BoxFut<'_, (AlignedBuf, io::Result<()>)>;
+    fn write_at(&self, offset: u64, data: AlignedBuf, sync: bool)
+    -> BoxFut<'_, (AlignedBuf, io::Result<()>)>;
     /// Reads up to `len` bytes at `offset`; shorter only at the end of the file.
     fn read_at(&self, offset: u64, len: usize) -> BoxFut<'_, io::Result<Bytes>>;
     /// Makes everything written durable.

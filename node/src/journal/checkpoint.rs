@@ -118,7 +118,8 @@ impl Checkpoint {
     /// Damage, or a format of another version; the state is unchanged.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let header = bytes.first_chunk::<HEADER_LEN>().ok_or(CheckpointError::Damaged)?;
-        let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let len = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
         let body = &bytes[HEADER_LEN..];
         if header[..8] != MAGIC || body.len() as u64 != len || u32_at(12) != Self::crc(bytes) {

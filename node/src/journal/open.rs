@@ -83,8 +83,12 @@ pub(crate) struct Opened {
 /// The disk's refusals, and formats of another version. Damage is no error: it is counted and named.
 pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Result<Opened, OpenError> {
     let store = Arc::new(Store::new(env, dir, config.segment_size));
-    let mut opening =
-        Opening { store: Arc::clone(&store), report: RecoveryReport::default(), highest: 0, missing: Vec::new() };
+    let mut opening = Opening {
+        store: Arc::clone(&store),
+        report: RecoveryReport::default(),
+        highest: 0,
+        missing: Vec::new(),
+    };
     let files = opening.list().await?;
     let checkpoint = opening.newest_checkpoint(&files.checkpoints).await?;
     let replay_from = checkpoint.replay_from;
@@ -194,7 +198,8 @@ impl Opening {
             let file = self.store.disk().open(&path, Open::Read).await?;
             let size = file.size().await?;
             let len = usize::try_from(sealed.end.saturating_sub(sealed.index)).map_err(io::Error::other)?;
-            let bytes = if sealed.index > 0 { file.read_at(sealed.index, len).await? } else { bytes::Bytes::new() };
+            let bytes =
+                if sealed.index > 0 { file.read_at(sealed.index, len).await? } else { bytes::Bytes::new() };
             Ok((size, bytes))
         };
         let (size, bytes) = open.await.map_err(|error| self.io("read", &name, error))?;
@@ -236,7 +241,12 @@ impl Opening {
     }
 
     /// Applies every record of a segment.
-    async fn replay_segment(&mut self, replay: &mut Replay, number: u64, newest: bool) -> Result<(), OpenError> {
+    async fn replay_segment(
+        &mut self,
+        replay: &mut Replay,
+        number: u64,
+        newest: bool,
+    ) -> Result<(), OpenError> {
         let name = segment_name(number);
         let bytes = self.read_file(&name).await?;
         let Some(stamp) = self.stamp_of(&name, number, &bytes, newest)? else { return Ok(()) };
@@ -300,9 +310,10 @@ impl Opening {
     /// Removes what is left over from an earlier life.
     async fn tidy(&self, files: &Files, replay_from: u64) -> Result<(), OpenError> {
         let kept = self.store.sealed_below(u64::MAX);
-        let stale = files.segments.iter().filter(|&&number| {
-            number < replay_from && !kept.iter().any(|sealed| sealed.number == number)
-        });
+        let stale = files
+            .segments
+            .iter()
+            .filter(|&&number| number < replay_from && !kept.iter().any(|sealed| sealed.number == number));
         let names = stale.map(|&number| segment_name(number)).chain(files.unfinished.iter().cloned());
         for name in names {
             let removed = self.store.disk().remove(&self.store.path(&name)).await;

@@ -136,18 +136,18 @@ macro_rules! entries {
 entries!(/// Ranges of sequence numbers.
     Spans, Span, SPAN_LEN, parse_span);
 entries!(/// Messages held by a channel.
-    HeldList, Held, HELD_LEN, |bytes| {
-        Some(Held { sequence: u64_at(bytes, 0)?, due: u64_at(bytes, 8)?, attempts: u16_at(bytes, 16)? })
-    });
+HeldList, Held, HELD_LEN, |bytes| {
+    Some(Held { sequence: u64_at(bytes, 0)?, due: u64_at(bytes, 8)?, attempts: u16_at(bytes, 16)? })
+});
 entries!(/// Places in a segment.
-    Runs, IndexRun, RUN_LEN, |bytes| {
-        Some(IndexRun {
-            span: parse_span(bytes)?,
-            offset: u32_at(bytes, 12)?,
-            len: u32_at(bytes, 16)?,
-            due: u64_at(bytes, 20)?,
-        })
-    });
+Runs, IndexRun, RUN_LEN, |bytes| {
+    Some(IndexRun {
+        span: parse_span(bytes)?,
+        offset: u32_at(bytes, 12)?,
+        len: u32_at(bytes, 16)?,
+        due: u64_at(bytes, 20)?,
+    })
+});
 
 fn parse_span(bytes: &[u8]) -> Option<Span> {
     Some(Span { first: u64_at(bytes, 0)?, count: u32_at(bytes, 8)? })

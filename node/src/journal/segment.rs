@@ -46,7 +46,8 @@ impl SegmentHeader {
     /// Reads the front of a file.
     pub(crate) fn parse(bytes: &[u8]) -> Front {
         let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Front::Damaged };
-        let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if header[..8] != MAGIC {
             return Front::Damaged;
@@ -120,7 +121,9 @@ mod tests {
         assert_eq!(kind_of(&checkpoint_name(u64::MAX)), FileKind::Checkpoint(u64::MAX));
         assert_eq!(kind_of(&spare_name(1)), FileKind::Spare(1));
         assert_eq!(kind_of("00000000000000000007.segment.unfinished"), FileKind::Unfinished);
-        for other in ["", "7.segment", "lock", "node", "99999999999999999999.segment", "0000000000000000000x.spare"] {
+        for other in
+            ["", "7.segment", "lock", "node", "99999999999999999999.segment", "0000000000000000000x.spare"]
+        {
             assert_eq!(kind_of(other), FileKind::Other, "{other}");
         }
     }

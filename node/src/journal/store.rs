@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::{
     checkpoint::SealedSegment,
     index::Run,
-    record::{Record, Span, Walk, Found},
+    record::{Found, Record, Span, Walk},
     segment::{segment_name, spare_name},
 };
 use crate::env::{AlignedBuf, Disk, DiskFile, Env, Open};
@@ -129,7 +129,8 @@ impl Store {
     async fn reader(&self, number: u64) -> io::Result<(Arc<dyn DiskFile>, u64)> {
         let stamp = self.segments.lock().get(&number).map(|known| known.sealed.stamp);
         let stamp = stamp.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such segment"))?;
-        let known = self.readers.lock().iter().find(|(open, _)| *open == number).map(|(_, file)| Arc::clone(file));
+        let known =
+            self.readers.lock().iter().find(|(open, _)| *open == number).map(|(_, file)| Arc::clone(file));
         if let Some(file) = known {
             return Ok((file, stamp));
         }
@@ -178,7 +179,10 @@ impl Store {
 
     fn note_damaged_run(&self, topic: &TopicName, run: &Run, offset: usize, len: usize) {
         let at = u64::from(run.offset) + offset as u64;
-        self.note_damage(&format!("segment {} at {at}: {len} bytes unreadable in topic {topic}", run.segment));
+        self.note_damage(&format!(
+            "segment {} at {at}: {len} bytes unreadable in topic {topic}",
+            run.segment
+        ));
     }
 
     /// Takes a prepared file.

@@ -19,7 +19,12 @@ const CHECKPOINTS_KEPT: usize = 2;
 
 /// Keeps spare segments ahead of the writer and refuses publishes while the disk has too little room.
 /// `changed` is told when publishes are taken again.
-pub(crate) async fn keep(store: Arc<Store>, admission: Arc<Admission>, min_free_bytes: u64, changed: Arc<Notify>) {
+pub(crate) async fn keep(
+    store: Arc<Store>,
+    admission: Arc<Admission>,
+    min_free_bytes: u64,
+    changed: Arc<Notify>,
+) {
     let mut was_full = false;
     loop {
         let free = store.disk().free_bytes(&store.dir).await;

@@ -155,7 +155,8 @@ impl Writer {
             Err(_) => false,
         };
         if !intact {
-            self.store.note_damage(&format!("segment {number} at {from}: a failed write took {len} bytes along"));
+            self.store
+                .note_damage(&format!("segment {number} at {from}: a failed write took {len} bytes along"));
         }
     }
 
@@ -268,7 +269,8 @@ impl Active {
 
     fn append_index(&mut self) {
         for (topic, list) in &std::mem::take(&mut self.index) {
-            let entry = |run: &Run| IndexRun { span: run.span, offset: run.offset, len: run.len, due: run.due };
+            let entry =
+                |run: &Run| IndexRun { span: run.span, offset: run.offset, len: run.len, due: run.due };
             let runs: Vec<IndexRun> = list.iter().map(entry).collect();
             for runs in runs.chunks(INDEX_ENTRIES) {
                 NewRecord::Index { topic: topic.as_str(), runs }.encode(self.header.stamp, &mut self.buffer);
