@@ -1,6 +1,6 @@
 //! A node of bruit: a message queue that speaks NSQ and keeps what it acknowledged.
 //!
-//! In reading order: [`run`] is the only wiring. [`env`] is the outside world. A message comes in through
+//! In reading order: [`run`] is the only wiring. [`mod@env`] is the outside world. A message comes in through
 //! [`client`] or [`http`], is staged in a topic of the [`broker`], written by its commit loop to the
 //! [`journal`], and goes out through [`client`] again. [`cli`] is everything that a person types.
 

@@ -16,6 +16,8 @@ mod commits;
 mod committer;
 mod delivery;
 mod queue;
+#[cfg(test)]
+mod queue_model;
 mod reclaim;
 mod registry;
 mod signal;

@@ -1,6 +1,6 @@
 //! The outside world, as a handful of small object-safe traits given to the node at start.
 //!
-//! Production passes [`real`](self::real); the simulation passes its own network, disk and clock.
+//! Production passes [`real`]; the simulation passes its own network, disk and clock.
 //! Both drive the same compiled node. Monotonic time is not here: shells read
 //! `tokio::time::Instant::now()`, which a paused runtime controls, and hand it to the pure parts.
 //!

@@ -2,7 +2,7 @@
 //!
 //! `FORMAT.md` beside this file specifies the bytes. In reading order: [`record`] and [`segment`] encode and
 //! decode, [`index`] finds, [`checkpoint`] and [`replay`] rebuild (all pure); [`store`] owns the files,
-//! [`writer`] appends, [`open`] starts, [`upkeep`] prepares and releases files.
+//! [`writer`] appends, [`mod@open`] starts, [`upkeep`] prepares and releases files.
 //!
 //! **Invariant:** the journal knows no topic, only names and sequence numbers. Only the commit loop of the
 //! broker holds the [`writer::Writer`].
