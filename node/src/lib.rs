@@ -16,12 +16,15 @@ pub mod journal;
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bruit_gossip::NodeId;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 pub use self::config::{Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl};
 pub use self::data::DataError;
 use self::{
-    broker::{Broker, Opening},
+    broker::{Broker, Opening, Tasks},
     client::ServerFacts,
     env::Env,
     http::{HttpState, Ports},
@@ -30,6 +33,8 @@ use self::{
 
 /// How long connections get to close when the node stops.
 const CLOSING: Duration = Duration::from_millis(100);
+/// How long HTTP requests under way get to end then.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a node says once it serves.
 #[derive(Debug, Clone)]
@@ -81,7 +86,7 @@ pub enum RunError {
 /// Polled on the runtime of the data plane. Simulation and production call this and nothing else.
 ///
 /// # Errors
-/// The data directory or an address cannot be used. Nothing was changed then.
+/// The data directory or an address cannot be used, or the commit loop has died of a bug.
 pub async fn run(
     config: Config,
     env: Env,
@@ -103,11 +108,12 @@ pub async fn run(
         journal: config.journal.clone(),
     };
     let (commit_exit, commit_exiting) = watch::channel(false);
-    let (broker, mut committed, recovery) = Broker::open(opening, commit_exiting).await?;
+    let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let mut served = None;
     if let Some(listener) = http {
         let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
-        serve_http(&config, &env, &broker, ports, listener, exiting.clone());
+        served = Some(serve_http(&config, &env, &broker, ports, listener, exiting.clone()));
     }
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
@@ -119,6 +125,7 @@ pub async fn run(
     env.spawn.spawn(Box::pin(clients));
     ready(&Ready { tcp_address, http_address, node_id, took: began.elapsed(), recovery });
 
+    let Tasks { mut committed, helpers } = tasks;
     let died = tokio::select! {
         biased;
         _ = &mut committed => true,
@@ -129,12 +136,20 @@ pub async fn run(
     broker.close_clients();
     // Connections that are gone have put back what they had in flight; the last checkpoint then has it.
     let _ = tokio::time::timeout(CLOSING, broker.drained()).await;
+    if let Some(served) = served {
+        // Requests under way get their answer, if they do not take too long.
+        let _ = tokio::time::timeout(FAREWELL, served).await;
+    }
     commit_exit.send_replace(true);
     if died {
         return Err(RunError::CommitLoop);
     }
     // An error means that the commit loop is gone: then nothing more is written.
     let ended = committed.await;
+    for helper in helpers {
+        // One that has panicked is gone as well.
+        let _ = helper.await;
+    }
     drop(data);
     ended.map_err(|_| RunError::CommitLoop)
 }
@@ -150,7 +165,7 @@ async fn listen(
 /// Listens for HTTP on the background runtime: a socket belongs to the runtime that opened it.
 async fn listen_http(config: &Config, env: &Env) -> Result<Option<Box<dyn env::Listener>>, RunError> {
     let Some(address) = config.http_address else { return Ok(None) };
-    let (bound, binding) = tokio::sync::oneshot::channel();
+    let (bound, binding) = oneshot::channel();
     let net = Arc::clone(&env.net);
     env.background.spawn(Box::pin(async move {
         // Nobody waits any more when the start was given up.
@@ -168,8 +183,14 @@ fn serve_http(
     ports: Ports,
     listener: Box<dyn env::Listener>,
     exiting: watch::Receiver<bool>,
-) {
+) -> oneshot::Receiver<()> {
     let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
     let state = HttpState::new(Arc::clone(broker), Arc::new(config.clone()), env.clone(), ports, &level, set);
-    env.background.spawn(Box::pin(http::serve(listener, state, exiting)));
+    let (done, ended) = oneshot::channel();
+    env.background.spawn(Box::pin(async move {
+        http::serve(listener, state, exiting).await;
+        // Nobody waits any more when the farewell took too long.
+        let _ = done.send(());
+    }));
+    ended
 }

@@ -22,10 +22,8 @@ use crate::journal::{
     checkpoint::{ChannelState, HeldRange},
 };
 
-/// Tries to read a stretch of the journal before its messages are given up for this life of the node.
-const READ_TRIES: u32 = 5;
-/// Pause between them.
-const READ_PAUSE: Duration = Duration::from_millis(200);
+/// Shortest and longest pause before a stretch of the journal that could not be read is tried again.
+const READ_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A channel of a topic.
 #[derive(Debug)]
@@ -393,21 +391,26 @@ impl Channel {
     }
 
     async fn read_back(self: Arc<Self>, run: Run, again: bool) {
-        let mut records = Vec::new();
-        for attempt in 1..=READ_TRIES {
+        let mut pause = READ_PAUSE.0;
+        // A disk that cannot be read says nothing about what is on it: nothing is given up, the channel waits.
+        let records = loop {
             match self.shared.store.read(&self.topic, &run).await {
-                Ok(read) => {
-                    records = read;
-                    break;
-                }
-                // The cleaner may have moved the messages meanwhile: the index then says so.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Ok(records) => break records,
+                // The cleaner has moved the messages meanwhile, and the index says so; or their file is gone.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break Vec::new(),
                 Err(error) => {
-                    tracing::warn!("cannot read back topic {}: {error} (try {attempt})", self.topic);
-                    tokio::time::sleep(READ_PAUSE * attempt).await;
+                    tracing::error!(
+                        "cannot read back topic {}: {error}; trying again in {pause:?}",
+                        self.topic
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(READ_PAUSE.1);
                 }
             }
-        }
+            if self.state.lock().deleted {
+                return;
+            }
+        };
         let mut state = self.state.lock();
         let mut tail = self.tail.lock();
         tail.forget_unread(&run, &records);

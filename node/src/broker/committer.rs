@@ -326,12 +326,14 @@ impl Committer {
     fn snapshot(&self) -> Checkpoint {
         let shared = self.broker.shared();
         let replay_from = self.writer.segment();
+        // The topics come first: one that is deleted meanwhile must find its numbers below the floor.
+        let topics = self.broker.topics().iter().filter_map(|topic| topic.snapshot()).collect();
         Checkpoint {
             replay_from,
             control: shared.commits.last_change(),
             sequence_floor: self.broker.sequence_floor(),
             segments: shared.store.sealed_below(replay_from),
-            topics: self.broker.topics().iter().filter_map(|topic| topic.snapshot()).collect(),
+            topics,
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) use self::{
     clock::{Clock, millis},
     delivery::Want,
     queue::Output,
-    registry::Opening,
+    registry::{Opening, Tasks},
 };
 pub use self::{
     channel::{Channel, ChannelStats},

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bruit_wire::nsq;
+use tokio::sync::watch;
 
 use super::{commits::Move, registry::Broker, topic::Topic};
 use crate::journal::{
@@ -43,23 +44,34 @@ struct Live {
     bytes: u64,
 }
 
-/// Looks for segments to drop or clean, for ever.
-pub(super) async fn run(broker: Arc<Broker>) {
+/// Looks for segments to drop or clean until the node exits.
+pub(super) async fn run(broker: Arc<Broker>, mut exit: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             biased;
-            () = broker.checkpoint_written() => {}
-            () = tokio::time::sleep(INTERVAL) => {}
+            _ = exit.changed() => return,
+            () = next_pass(&broker) => {}
         }
-        pass(&broker).await;
     }
+}
+
+async fn next_pass(broker: &Arc<Broker>) {
+    tokio::select! {
+        biased;
+        () = broker.checkpoint_written() => {}
+        () = tokio::time::sleep(INTERVAL) => {}
+    }
+    pass(broker).await;
 }
 
 async fn pass(broker: &Arc<Broker>) {
     let shared = broker.shared();
-    let sealed = shared.store.sealed_below(broker.checkpoint());
+    let sealed = shared.store.sealed_below(broker.replay_from());
+    if sealed.is_empty() {
+        return;
+    }
     let mut live: BTreeMap<u64, Live> = BTreeMap::new();
-    for topic in broker.topics() {
+    for topic in broker.topics().into_iter().filter(|topic| topic.is_journalled()) {
         let needs = topic.needs();
         topic.with_tail(|tail| {
             tail.retain_runs(|run| needs.needs(run));

@@ -13,7 +13,7 @@ use std::{
 use bruit_wire::TopicName;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Shared,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::{Durability, JournalConfig, Limits},
-    env::Env,
+    env::{Env, Spawn},
     journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
 };
 
@@ -44,8 +44,8 @@ pub struct Broker {
     pub(super) sync_count: AtomicU64,
     pub(super) live_bytes: AtomicU64,
     last_error: Mutex<Option<Arc<str>>>,
-    /// Segments below this number are described by a checkpoint that is on disk.
-    checkpoint: AtomicU64,
+    /// Where replay starts from the checkpoint before the newest, and from the newest.
+    checkpoints: Mutex<(u64, u64)>,
     checkpointed: Notify,
 }
 
@@ -61,6 +61,26 @@ pub(crate) struct Opening {
     pub(crate) limits: Limits,
     /// How messages are kept.
     pub(crate) journal: JournalConfig,
+}
+
+/// The broker's own tasks.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    /// Resolves when the commit loop has ended.
+    pub(crate) committed: oneshot::Receiver<()>,
+    /// Resolve when nothing touches the data directory in the background any more.
+    pub(crate) helpers: [oneshot::Receiver<()>; 2],
+}
+
+/// Starts a task; what is returned resolves when it ends, with an error if it panicked.
+fn watched(spawn: &Arc<dyn Spawn>, task: impl Future<Output = ()> + Send + 'static) -> oneshot::Receiver<()> {
+    let (done, ended) = oneshot::channel();
+    spawn.spawn(Box::pin(async move {
+        task.await;
+        // Nobody may wait for it; then nothing is to be told.
+        let _ = done.send(());
+    }));
+    ended
 }
 
 /// The journal's figures.
@@ -86,15 +106,15 @@ pub struct JournalStats {
 
 impl Broker {
     /// Opens the journal and begins to commit. Ends when `exit` says so: then what was staged is written, a
-    /// last checkpoint too, and the second value resolves.
+    /// last checkpoint too, and the tasks end.
     pub(crate) async fn open(
         opening: Opening,
         exit: watch::Receiver<bool>,
-    ) -> Result<(Arc<Self>, tokio::sync::oneshot::Receiver<()>, RecoveryReport), OpenError> {
+    ) -> Result<(Arc<Self>, Tasks, RecoveryReport), OpenError> {
         let Opening { env, dir, node, limits, journal } = opening;
         let clock = Clock::start(Arc::clone(&env.wall));
         let opened = journal::open(&journal, dir, env.clone()).await?;
-        let journal::Opened { recovered, report, store, writer } = opened;
+        let journal::Opened { recovered, report, store, writer, replay_from } = opened;
         let shared = Arc::new(Shared {
             node,
             env: env.clone(),
@@ -107,27 +127,25 @@ impl Broker {
             admission: Arc::new(Admission::default()),
             channels: AtomicU64::new(1),
         });
-        let broker = Arc::new(Self::new(Arc::clone(&shared), recovered.sequence_floor.max(1)));
+        let broker = Arc::new(Self::new(Arc::clone(&shared), recovered.sequence_floor.max(1), replay_from));
         for topic in recovered.topics {
             let Ok(name) = TopicName::new(&topic.state.name) else { continue };
             broker.topics.insert(name.clone(), Topic::recovered(name, &shared, topic));
         }
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let committer = Committer::new(Arc::clone(&broker), writer, exit);
-        env.spawn.spawn(Box::pin(async move {
-            committer.run().await;
-            // Nobody may wait for it; then nothing is to be told.
-            let _ = done.send(());
-        }));
+        let committer = Committer::new(Arc::clone(&broker), writer, exit.clone());
+        let committed = watched(&env.spawn, committer.run());
         env.spawn.spawn(Box::pin(Arc::clone(&shared.agenda).run(clock)));
         let (store, admission) = (Arc::clone(&shared.store), Arc::clone(&shared.admission));
         let (min_free, changed) = (shared.journal.min_free_bytes, Arc::clone(&shared.commits.changed));
-        env.background.spawn(Box::pin(upkeep::keep(store, admission, min_free, changed)));
-        env.background.spawn(Box::pin(reclaim::run(Arc::clone(&broker))));
-        Ok((broker, ended, report))
+        let upkeep = upkeep::keep(store, admission, min_free, changed, exit.clone());
+        let helpers = [
+            watched(&env.background, upkeep),
+            watched(&env.background, reclaim::run(Arc::clone(&broker), exit)),
+        ];
+        Ok((broker, Tasks { committed, helpers }, report))
     }
 
-    fn new(shared: Arc<Shared>, sequence_floor: u64) -> Self {
+    fn new(shared: Arc<Shared>, sequence_floor: u64, replay_from: u64) -> Self {
         Self {
             shared,
             topics: DashMap::new(),
@@ -138,7 +156,7 @@ impl Broker {
             sync_count: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             last_error: Mutex::default(),
-            checkpoint: AtomicU64::new(0),
+            checkpoints: Mutex::new((0, replay_from)),
             checkpointed: Notify::new(),
         }
     }
@@ -181,7 +199,7 @@ impl Broker {
         if let Some(topic) = self.topic(name.as_str()) {
             return Ok(topic);
         }
-        self.shared.admission.check_exit()?;
+        self.shared.admission.check_running()?;
         if self.topics.len() >= self.shared.limits.max_topics {
             return Err(Refused::TooMany("topics"));
         }
@@ -283,13 +301,18 @@ impl Broker {
 
     /// A checkpoint from which replay starts at segment `replay_from` is on disk.
     pub(super) fn checkpointed(&self, replay_from: u64) {
-        self.checkpoint.fetch_max(replay_from, Ordering::Relaxed);
+        let mut checkpoints = self.checkpoints.lock();
+        if checkpoints.1 < replay_from {
+            *checkpoints = (checkpoints.1, replay_from);
+        }
+        drop(checkpoints);
         self.checkpointed.notify_one();
     }
 
-    /// Where replay would start.
-    pub(super) fn checkpoint(&self) -> u64 {
-        self.checkpoint.load(Ordering::Relaxed)
+    /// Where replay would start if the newest checkpoint were found damaged. Only what lies in front of that
+    /// may go.
+    pub(super) fn replay_from(&self) -> u64 {
+        self.checkpoints.lock().0
     }
 
     /// Waits for the next checkpoint.

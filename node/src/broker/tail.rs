@@ -225,6 +225,11 @@ impl Tail {
         self.runs.iter()
     }
 
+    /// Records of deferred messages that the journal still holds.
+    pub(super) fn deferred_records(&self) -> usize {
+        self.deferred.len()
+    }
+
     /// How many messages lie in `from..to`, the deferred ones not counted.
     pub(super) fn count(&self, from: u64, to: u64) -> u64 {
         let deferred = self.deferred_in(from, to).into_iter().map(|(span, _)| u64::from(span.count));

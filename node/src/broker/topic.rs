@@ -26,6 +26,10 @@ use crate::{
     journal::{Op, Run, admission::Refused, checkpoint::TopicState, replay::RecoveredTopic},
 };
 
+/// Deferred publishes that a topic holds at most; each costs about 60 bytes of memory, and as much again in
+/// each channel. Further ones are refused.
+const DEFERRED_MAX: usize = 1_000_000;
+
 /// A topic.
 ///
 /// Locks, in the order in which they may be taken: `core`, a channel's, `tail`; and `stage`, then the commit
@@ -141,7 +145,8 @@ impl Topic {
         &self.name
     }
 
-    fn is_journalled(&self) -> bool {
+    /// Whether it is kept on disk.
+    pub(super) fn is_journalled(&self) -> bool {
         self.durability != Durability::Memory
     }
 
@@ -153,7 +158,7 @@ impl Topic {
         if self.is_journalled() {
             self.shared.admission.check()?;
         } else {
-            self.shared.admission.check_exit()?;
+            self.shared.admission.check_running()?;
         }
         let stage = self.stage.lock();
         if stage.closed {
@@ -173,15 +178,24 @@ impl Topic {
         bodies: impl Iterator<Item = &'a [u8]>,
         delay: Option<Duration>,
     ) -> Result<Ticket, Refused> {
-        let due = delay.filter(|delay| !delay.is_zero()).map_or(0, |delay| self.due(millis(delay)));
+        let due = self.due(delay.map_or(0, millis))?;
         let mut stager = self.stager(self.shared.clock.timestamp())?;
         stager.push(due, bodies);
         Ok(stager.finish(None))
     }
 
-    /// `delay` ms from now, in milliseconds since the epoch.
-    pub(crate) fn due(&self, delay: u64) -> u64 {
-        self.shared.clock.wall().saturating_add(delay)
+    /// `delay` ms from now, in milliseconds since the epoch; 0 for no delay.
+    ///
+    /// # Errors
+    /// The topic holds as many deferred messages as it may.
+    pub(crate) fn due(&self, delay: u64) -> Result<u64, Refused> {
+        if delay == 0 {
+            return Ok(0);
+        }
+        if self.tail.lock().deferred_records() >= DEFERRED_MAX {
+            return Err(Refused::Failed("too many deferred messages in this topic".into()));
+        }
+        Ok(self.shared.clock.wall().saturating_add(delay))
     }
 
     /// The channel `name`.

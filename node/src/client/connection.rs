@@ -182,6 +182,8 @@ impl Connection {
         if std::mem::take(&mut self.blocked) {
             self.take_input();
             if self.blocked || self.ending {
+                // The node makes the client wait, not the other way round.
+                self.deadlines.command(Instant::now());
                 return Ok(self.ending);
             }
         }
@@ -374,7 +376,7 @@ impl Connection {
     ) -> Result<(), ClientError> {
         let failed = |why: Refused| ClientError::publish_failed(command, &why.to_string());
         let topic = self.topic(name).map_err(failed)?;
-        let due = if delay > 0 { topic.due(delay) } else { 0 };
+        let due = topic.due(delay).map_err(failed)?;
         let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
         stager.push(due, bodies);
         let ticket = stager.finish(Some(&self.client.signal));

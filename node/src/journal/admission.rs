@@ -63,15 +63,12 @@ impl Admission {
         self.reasons.lock().current().map_or(Ok(()), Err)
     }
 
-    /// As [`Self::check`], for what needs no disk.
+    /// As [`Self::check`], for what needs no room on the disk.
     ///
     /// # Errors
-    /// The node is stopping.
-    pub(crate) fn check_exit(&self) -> Result<(), Refused> {
-        match self.check() {
-            Err(Refused::Exiting) => Err(Refused::Exiting),
-            _ => Ok(()),
-        }
+    /// The node is stopping, or the journal cannot be written: batches then wait for it.
+    pub(crate) fn check_running(&self) -> Result<(), Refused> {
+        self.check().or_else(|why| if why == Refused::DiskFull { Ok(()) } else { Err(why) })
     }
 
     /// The reason for which publishes are refused, if they are.

@@ -71,6 +71,8 @@ pub(crate) struct Opened {
     pub(crate) store: Arc<Store>,
     /// Its end.
     pub(crate) writer: Writer,
+    /// Where replay started.
+    pub(crate) replay_from: u64,
 }
 
 /// Opens the journal in `dir`, which must be locked by the caller.
@@ -88,6 +90,7 @@ pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Resu
         report: RecoveryReport::default(),
         highest: 0,
         missing: Vec::new(),
+        empty: Vec::new(),
     };
     let files = opening.list().await?;
     let checkpoint = opening.newest_checkpoint(&files.checkpoints).await?;
@@ -104,6 +107,8 @@ pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Resu
     for &number in files.segments.iter().filter(|&&number| number >= replay_from) {
         opening.replay_segment(&mut replay, number, files.segments.last() == Some(&number)).await?;
     }
+    let present = files.segments.iter().copied().filter(|&number| number >= replay_from);
+    opening.missing.extend(gaps(replay_from.max(1), present));
     opening.name_missing(&replay);
     opening.tidy(&files, replay_from).await?;
     let Opening { mut report, highest, .. } = opening;
@@ -111,7 +116,7 @@ pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Resu
     report.segments = store.usage().0;
     report.topics = recovered.topics.len() as u64;
     let writer = Writer::new(Arc::clone(&store), highest + 1);
-    Ok(Opened { recovered, report, store, writer })
+    Ok(Opened { recovered, report, store, writer, replay_from })
 }
 
 #[derive(Default)]
@@ -127,6 +132,8 @@ struct Opening {
     /// The highest number that any file has used.
     highest: u64,
     missing: Vec<u64>,
+    /// Segments that hold nothing: a node died while it opened them.
+    empty: Vec<String>,
 }
 
 impl Opening {
@@ -135,6 +142,7 @@ impl Opening {
         let entries = self.store.disk().list(&self.store.dir).await;
         for entry in entries.map_err(|error| self.io("list", "", error))? {
             match kind_of(&entry.name) {
+                FileKind::Segment(0) => {}
                 FileKind::Segment(number) => files.segments.push(number),
                 FileKind::Checkpoint(number) => files.checkpoints.push(number),
                 FileKind::Unfinished => files.unfinished.push(entry.name),
@@ -148,8 +156,9 @@ impl Opening {
         }
         files.segments.sort_unstable();
         files.checkpoints.sort_unstable();
-        let highest = files.segments.last().max(files.checkpoints.last());
-        self.highest = highest.copied().unwrap_or(0);
+        // A checkpoint bears the number of the segment that follows it, which need not be there yet.
+        let highest = files.checkpoints.last().map(|number| number.saturating_sub(1));
+        self.highest = highest.max(files.segments.last().copied()).unwrap_or(0);
         Ok(files)
     }
 
@@ -249,7 +258,13 @@ impl Opening {
     ) -> Result<(), OpenError> {
         let name = segment_name(number);
         let bytes = self.read_file(&name).await?;
-        let Some(stamp) = self.stamp_of(&name, number, &bytes, newest)? else { return Ok(()) };
+        let Some(stamp) = self.stamp_of(&name, number, &bytes, newest)? else {
+            if newest {
+                self.empty.push(name);
+                self.highest = number - 1;
+            }
+            return Ok(());
+        };
         let mut walk = Walk::new(&bytes, stamp, ALIGNMENT);
         for found in walk.by_ref() {
             match found {
@@ -314,13 +329,27 @@ impl Opening {
             .segments
             .iter()
             .filter(|&&number| number < replay_from && !kept.iter().any(|sealed| sealed.number == number));
-        let names = stale.map(|&number| segment_name(number)).chain(files.unfinished.iter().cloned());
+        let names = stale
+            .map(|&number| segment_name(number))
+            .chain(files.unfinished.iter().chain(&self.empty).cloned());
         for name in names {
             let removed = self.store.disk().remove(&self.store.path(&name)).await;
             removed.map_err(|error| self.io("remove", &name, error))?;
         }
         Ok(())
     }
+}
+
+/// The numbers from `from` on that are skipped by `numbers`, which are ordered.
+fn gaps(from: u64, numbers: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut expected = from;
+    let mut gaps = Vec::new();
+    for number in numbers {
+        // A name that somebody made up must not make a list without end.
+        gaps.extend((expected..number).take(NAMED_MAX));
+        expected = number + 1;
+    }
+    gaps
 }
 
 fn place(at: usize) -> u32 {

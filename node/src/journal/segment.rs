@@ -96,6 +96,9 @@ pub(crate) fn spare_name(number: u64) -> String {
 /// Suffix of files that are renamed once they are whole.
 pub(crate) const UNFINISHED: &str = ".unfinished";
 
+/// No journal gets so far; a file with a higher number is not the journal's.
+const NUMBER_MAX: u64 = 1 << 48;
+
 /// What the file `name` is.
 pub(crate) fn kind_of(name: &str) -> FileKind {
     if name.ends_with(UNFINISHED) {
@@ -103,7 +106,8 @@ pub(crate) fn kind_of(name: &str) -> FileKind {
     }
     let Some((number, suffix)) = name.split_once('.') else { return FileKind::Other };
     let digits = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
-    match (digits.then(|| number.parse().ok()).flatten(), suffix) {
+    let number = digits.then(|| number.parse().ok()).flatten().filter(|number| *number <= NUMBER_MAX);
+    match (number, suffix) {
         (Some(number), "segment") => FileKind::Segment(number),
         (Some(number), "checkpoint") => FileKind::Checkpoint(number),
         (Some(number), "spare") => FileKind::Spare(number),
@@ -118,7 +122,8 @@ mod tests {
     #[test]
     fn names_tell_what_they_were_made_for() {
         assert_eq!(kind_of(&segment_name(7)), FileKind::Segment(7));
-        assert_eq!(kind_of(&checkpoint_name(u64::MAX)), FileKind::Checkpoint(u64::MAX));
+        assert_eq!(kind_of(&checkpoint_name(NUMBER_MAX)), FileKind::Checkpoint(NUMBER_MAX));
+        assert_eq!(kind_of(&segment_name(u64::MAX)), FileKind::Other);
         assert_eq!(kind_of(&spare_name(1)), FileKind::Spare(1));
         assert_eq!(kind_of("00000000000000000007.segment.unfinished"), FileKind::Unfinished);
         for other in

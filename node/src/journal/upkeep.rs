@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     admission::Admission,
@@ -18,12 +18,13 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CHECKPOINTS_KEPT: usize = 2;
 
 /// Keeps spare segments ahead of the writer and refuses publishes while the disk has too little room.
-/// `changed` is told when publishes are taken again.
+/// `changed` is told when publishes are taken again. Ends when the node exits.
 pub(crate) async fn keep(
     store: Arc<Store>,
     admission: Arc<Admission>,
     min_free_bytes: u64,
     changed: Arc<Notify>,
+    mut exit: watch::Receiver<bool>,
 ) {
     let mut was_full = false;
     loop {
@@ -46,6 +47,7 @@ pub(crate) async fn keep(
         was_full = full;
         tokio::select! {
             biased;
+            _ = exit.changed() => return,
             () = store.spare_taken.notified() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }

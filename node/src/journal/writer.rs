@@ -179,10 +179,10 @@ impl Writer {
         }
         let sealing = self.seal().await;
         let number = self.next_number;
-        // A number is used once, even if opening fails half-way: the file may be found at the next start.
-        self.next_number += 1;
         let path = self.store.path(&segment_name(number));
         self.store.disk().rename(&spare.path, &path).await?;
+        // From here on the number is used, even if opening fails: the file may be found at the next start.
+        self.next_number += 1;
         let file = self.store.disk().open(&path, Open::Direct).await?;
         let header = SegmentHeader { number, stamp: self.random_stamp() };
         let mut buffer = self.spare_buffer.take().unwrap_or_else(|| AlignedBuf::with_capacity(64 * 1024));
