@@ -1,7 +1,12 @@
 //! The saboteur: carries out a plan against the node from outside, between the ticks of the simulation, and
 //! is also the supervisor that starts the node again.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -121,6 +126,8 @@ pub struct Nemesis {
     in_recovery: Option<(Ending, VecDeque<u64>)>,
     /// Bits to flip as soon as there is no process.
     flips: u64,
+    /// Checkpoints that were hit.
+    damaged: BTreeSet<PathBuf>,
     /// The faults are over.
     letting_go: bool,
 }
@@ -164,6 +171,7 @@ impl Nemesis {
             at_freeze: None,
             in_recovery: None,
             flips: 0,
+            damaged: BTreeSet::new(),
             letting_go: false,
         };
         (nemesis, receiver)
@@ -266,14 +274,16 @@ impl Nemesis {
     }
 
     fn flip(&mut self) {
-        let mut checkpoint: Option<PathBuf> = None;
+        let disk = self.machine.disk().clone();
         for _ in 0..std::mem::take(&mut self.flips) {
-            let Some(Flip { path, offset, content }) = self.machine.disk().flip() else { return };
+            let Some(Flip { path, offset, content }) = disk.flip() else { return };
             let mut hit = record::hit(&path, &content, offset);
             if record::is_checkpoint(&path) {
                 // There are two for when one is damaged. When both are, nobody knows what is forgotten.
-                let first = checkpoint.get_or_insert_with(|| path.clone());
-                hit = if *first == path { hit } else { Hit::Other };
+                let files = disk.files();
+                self.damaged.retain(|damaged| files.iter().any(|(path, _)| path == damaged));
+                self.damaged.insert(path);
+                hit = if self.damaged.len() > 1 { Hit::Other } else { hit };
             }
             self.recorder.record(Event::Flipped(hit));
         }

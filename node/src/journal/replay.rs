@@ -104,12 +104,14 @@ impl Replay {
                 }
             }
             Record::Finished { topic, channel, spans } => {
+                self.pass_over(topic, spans.iter().map(|span| span.end()).max());
                 let Some(channel) = self.channel(topic, channel) else { return };
                 for span in spans.iter() {
                     channel.finish(span.first, span.end());
                 }
             }
             Record::Requeued { topic, channel, held } => {
+                self.pass_over(topic, held.iter().map(|held| held.sequence.saturating_add(1)).max());
                 let Some(channel) = self.channel(topic, channel) else { return };
                 for held in held.iter().filter(|held| !channel.finished.contains(held.sequence)) {
                     channel.known.insert(held.sequence, (held.due, held.attempts));
@@ -179,6 +181,15 @@ impl Replay {
             state: TopicState { name: name.to_owned(), next: first, mark: first, ..TopicState::default() },
             ..TopicReplay::default()
         })
+    }
+
+    /// Never gives the numbers below `end` to new messages. When the record that held a topic's last messages
+    /// is damaged, later ones still say that they were delivered; a new message with such a number would
+    /// count as finished.
+    fn pass_over(&mut self, topic: &str, end: Option<u64>) {
+        if let (Some(topic), Some(end)) = (self.topics.get_mut(topic), end) {
+            topic.state.next = topic.state.next.max(end);
+        }
     }
 
     fn channel(&mut self, topic: &str, channel: &str) -> Option<&mut ChannelReplay> {
@@ -279,7 +290,39 @@ pub(crate) fn push_held(list: &mut Vec<HeldRange>, entry: HeldRange) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Span;
+    use crate::{
+        env::AlignedBuf,
+        journal::record::{Found, NewRecord, Span, Walk},
+    };
+
+    const STAMP: u64 = 7;
+
+    fn replayed(records: &[NewRecord<'_>]) -> Recovered {
+        let mut bytes = AlignedBuf::default();
+        records.iter().for_each(|record| record.encode(STAMP, &mut bytes));
+        let mut replay = Replay::new(Checkpoint::default());
+        for found in Walk::new(bytes.as_slice(), STAMP, 0) {
+            let Found::Record { offset, len, record } = found else { panic!("damaged") };
+            replay.record(1, offset as u32, len as u32, &record);
+        }
+        replay.finish()
+    }
+
+    fn control(channel: &str, op: Op, number: u64) -> NewRecord<'_> {
+        NewRecord::Control { topic: "t", channel, op, number, a: 1, b: 0 }
+    }
+
+    #[test]
+    fn numbers_of_finished_messages_are_not_used_again_although_their_record_is_lost() {
+        let recovered = replayed(&[
+            control("", Op::TopicCreated, 1),
+            control("c", Op::ChannelCreated, 2),
+            NewRecord::Finished { topic: "t", channel: "c", spans: &[Span { first: 1, count: 3 }] },
+        ]);
+        let topic = &recovered.topics[0].state;
+        assert_eq!(topic.next, 4);
+        assert!(topic.channels[0].next <= topic.next, "the cursor is beyond what will be published");
+    }
 
     #[test]
     fn the_cursor_had_passed_what_was_given_back() {

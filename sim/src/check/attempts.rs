@@ -100,7 +100,11 @@ mod tests {
     fn a_clock_that_jumped_excuses_an_early_message_after_a_restart_only() {
         for (down, expected) in [(false, &["I9"][..]), (true, &[])] {
             let mut scene = Scene::new();
-            scene.defer(0, 1, 500);
+            scene.subscribe(0, 0);
+            let op = scene.defer(0, 1, 500);
+            scene.wait(5);
+            scene.ok(op);
+            scene.wait(50);
             scene.event(Event::ClockJumped);
             if down {
                 scene.down(Down::Crash);

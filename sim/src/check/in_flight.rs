@@ -3,8 +3,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{AnswerKind, Consumer, Delivery, Finding, Ledger};
+use super::{AnswerKind, Consumer, Delivery, Finding, Ledger, finished::ARRIVAL};
 use crate::history::Conn;
+
+/// How late a node may notice that a message has timed out, with the way of an answer.
+const SCAN: Duration = Duration::from_millis(120);
 
 /// What the way there and back may take, and the coarseness of timers.
 const SLACK: Duration = Duration::from_millis(6);
@@ -12,7 +15,30 @@ const SLACK: Duration = Duration::from_millis(6);
 pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
     let mut findings = shared(ledger);
     findings.extend(overrun(ledger));
+    findings.extend(ledger.deliveries.iter().filter_map(|delivery| late(ledger, delivery)));
     findings
+}
+
+/// A message that was finished or requeued long after its time was up, and the node did not mind: it never
+/// took the message back.
+fn late(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
+    let consumer = ledger.conns.get(&delivery.conn)?;
+    let mut deadline = delivery.at + consumer.msg_timeout;
+    for answer in delivery.answers.iter().filter(|answer| !answer.refused) {
+        if answer.kind == AnswerKind::Touch {
+            deadline = deadline.max(answer.at + consumer.msg_timeout);
+            continue;
+        }
+        let stayed = consumer.left_at.is_none_or(|left| left > answer.at + ARRIVAL);
+        let (key, at) = (delivery.key, answer.at);
+        return (stayed && at > deadline + SCAN).then(|| {
+            Finding::new(
+                "I8",
+                format!("message {key:?} had timed out at {deadline:?} and was answered at {at:?}"),
+            )
+        });
+    }
+    None
 }
 
 /// Messages that a second consumer got, or the same one again, while they were still with the first.
@@ -111,6 +137,19 @@ mod tests {
         scene.wait(600);
         scene.deliver(second, 1, 2);
         assert_eq!(scene.found(check), ["I8"]);
+    }
+
+    #[test]
+    fn an_answer_after_the_time_out_that_nobody_minds_is_found() {
+        for (complaint, expected) in [(false, &["I8"][..]), (true, &[])] {
+            let (mut scene, first, _) = two_consumers();
+            scene.wait(1_200);
+            scene.finish(first, 1);
+            if complaint {
+                scene.complain(first, "FIN", 1);
+            }
+            assert_eq!(scene.found(check), expected);
+        }
     }
 
     #[test]

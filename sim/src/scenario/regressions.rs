@@ -12,4 +12,15 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 0] = [];
+pub const REGRESSIONS: [Regression; 2] = [
+    Regression {
+        was: "a sync that failed while a segment was sealed refused publishes for ever",
+        scenario: "fsync",
+        seed: 6,
+    },
+    Regression {
+        was: "a message got the number of a finished one whose record was damaged, and was never delivered",
+        scenario: "flip",
+        seed: 2248,
+    },
+];

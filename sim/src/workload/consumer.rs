@@ -165,7 +165,12 @@ impl Consumer<'_> {
                 self.plan(pause, Later::Ready(ready));
                 self.finish(id).await?;
             }
-            90..96 => {}
+            90..93 => {
+                // Perhaps after its time is up.
+                let delay = self.dice.millis(900, 4_000);
+                self.plan(delay, Later::Finish(id));
+            }
+            93..96 => {}
             96..98 => self.silent = true,
             _ => return Err(io::ErrorKind::Interrupted.into()),
         }
