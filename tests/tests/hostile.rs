@@ -200,6 +200,25 @@ fn connections_beyond_the_limit_are_closed_at_once() {
 }
 
 #[test]
+fn a_node_that_runs_out_of_files_goes_on_when_there_are_some_again() {
+    let mut node = Options::new().open_files_max(60).start();
+    let mut producer = node.client();
+    let crowd: Vec<_> = (0..120).map(|_| node.silent_client()).collect();
+    // Whoever is in is served.
+    for i in 0..20 {
+        producer.publish("t", format!("{i}"));
+    }
+    drop(crowd);
+    wait::until("newcomers are served again", || {
+        let mut client = node.silent_client();
+        let _ = client.try_send(b"  V2PUB t\n\0\0\0\x01x");
+        client.frame_or_end().is_some_and(|frame| frame.body == b"OK")
+    });
+    node.crash();
+    assert!(node.consumer("t", "c", 100).finish_messages(21).len() == 21, "what was acknowledged is lost");
+}
+
+#[test]
 fn random_bytes_do_not_kill_the_node() {
     let mut node = Node::start();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
