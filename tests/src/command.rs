@@ -41,21 +41,55 @@ pub fn bruit_with(args: &[&str], environment: &[(&str, &str)], stdin: &[u8]) -> 
     run(command, stdin)
 }
 
+/// Starts `bruit` with arguments and a standard input, to be waited for with [`Running::end`].
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn bruit_started(args: &[&str], stdin: &[u8]) -> Running {
+    let mut command = Command::new(binary::bruit());
+    command.args(args).env("NO_COLOR", "1");
+    binary::hide_own_variables(&mut command);
+    start(command, stdin)
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    feeder: std::thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[must_use]
+    pub fn end(self) -> Ended {
+        let ended = finish(self.child);
+        self.feeder.join().expect("the feeder does not panic");
+        ended
+    }
+}
+
 /// Runs any command to its end.
 ///
 /// # Panics
 /// When it cannot be started, or does not end.
 #[must_use]
-pub fn run(mut command: Command, stdin: &[u8]) -> Ended {
+pub fn run(command: Command, stdin: &[u8]) -> Ended {
+    start(command, stdin).end()
+}
+
+fn start(mut command: Command, stdin: &[u8]) -> Running {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut pipe = child.stdin.take().expect("standard input is piped");
     let bytes = stdin.to_vec();
     // A command that ends early does not read all of it.
     let feeder = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
-    let ended = finish(child);
-    feeder.join().expect("the feeder does not panic");
-    ended
+    Running { child, feeder }
 }
 
 /// Waits for a child whose output is piped.

@@ -22,6 +22,7 @@ use crate::{Client, Http, binary, wait};
 pub struct Options {
     args: Vec<String>,
     data_path: Option<PathBuf>,
+    open_files_max: Option<u32>,
 }
 
 impl Options {
@@ -45,6 +46,13 @@ impl Options {
         self
     }
 
+    /// Lets the process open no more than `count` files and sockets.
+    #[must_use]
+    pub fn open_files_max(mut self, count: u32) -> Self {
+        self.open_files_max = Some(count);
+        self
+    }
+
     /// Starts the node and waits until it serves.
     ///
     /// # Panics
@@ -56,7 +64,7 @@ impl Options {
             .data_path
             .clone()
             .unwrap_or_else(|| temporary.as_ref().expect("made just above").path().join("data"));
-        let process = Process::spawn(&self.command(&data_path));
+        let process = Process::spawn(&self.command(&data_path), self.open_files_max);
         let mut node = Node { options: self, data_path, process, _temporary: temporary };
         node.process.wait_until_serving();
         node
@@ -69,7 +77,7 @@ impl Options {
     #[must_use]
     pub fn start_refused(self) -> (ExitStatus, String) {
         let data_path = self.data_path.clone().expect("name the directory that makes it refuse");
-        let mut process = Process::spawn(&self.command(&data_path));
+        let mut process = Process::spawn(&self.command(&data_path), self.open_files_max);
         let status = process.wait_for_exit();
         (status, process.log())
     }
@@ -198,7 +206,7 @@ impl Node {
     /// Starts the (dead) node again on the same directory, with new ports.
     pub fn start_again(&mut self) {
         assert!(!self.is_running(), "the node still runs");
-        self.process = Process::spawn(&self.options.command(&self.data_path));
+        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
         self.process.wait_until_serving();
     }
 
@@ -208,13 +216,13 @@ impl Node {
     /// What it said, when it exits instead of serving.
     pub fn try_start_again(&mut self) -> Result<(), String> {
         assert!(!self.is_running(), "the node still runs");
-        self.process = Process::spawn(&self.options.command(&self.data_path));
+        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
         if self.process.serves() { Ok(()) } else { Err(self.log()) }
     }
 
     /// Starts the (dead) node again, only to kill it after `delay`.
     pub fn interrupt_start(&mut self, delay: std::time::Duration) {
-        self.process = Process::spawn(&self.options.command(&self.data_path));
+        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
         wait::pause(delay);
         self.process.kill();
     }
@@ -280,8 +288,15 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(args: &[String]) -> Self {
-        let mut command = Command::new(binary::bruit());
+    fn spawn(args: &[String], open_files_max: Option<u32>) -> Self {
+        let mut command = match open_files_max {
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(binary::bruit());
+                shell
+            }
+            None => Command::new(binary::bruit()),
+        };
         command.args(args).env("NO_COLOR", "1");
         binary::hide_own_variables(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use bruit_tests::{
     Node, Options,
-    command::{Ended, bruit, bruit_with},
-    texts,
+    command::{Ended, bruit, bruit_started, bruit_with},
+    texts, wait,
 };
 
 /// A file that is gone with the returned directory.
@@ -89,6 +89,52 @@ fn pub_says_how_far_it_came_when_a_line_is_too_long() {
 }
 
 #[test]
+fn pub_says_where_to_go_on_when_the_node_goes() {
+    let mut node = Node::start();
+    let address = node.tcp_address().to_string();
+    let lines: String = (0..2000).map(|i| format!("line {i}\n")).collect();
+    let (_directory, path) = file("lines", &lines);
+    let arguments = ["pub", "t", "--file", shown(&path), "--nsqd-tcp-address", &address, "--rate", "500"];
+    let publishing = bruit_started(&arguments, b"");
+    wait::until("some lines are published", || {
+        node.topic_stats("t").is_some_and(|stats| stats["message_count"].as_u64() > Some(100))
+    });
+    node.kill();
+    let ended = publishing.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let skip: Vec<&str> = ended.stderr.split("--skip ").skip(1).collect();
+    let skip = skip.first().and_then(|text| text.split(|c: char| !c.is_ascii_digit()).next());
+    let skip = skip.unwrap_or_else(|| panic!("it is not said where to go on: {ended:?}"));
+    node.start_again();
+    let address = node.tcp_address().to_string();
+    let arguments = ["pub", "t", "--file", shown(&path), "--nsqd-tcp-address", &address, "--skip", skip];
+    assert_eq!(bruit(&arguments).code, Some(0));
+    let mut consumer = node.consumer("t", "c", 2500);
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 2000 {
+        let message = consumer.message();
+        consumer.finish(&message.id);
+        seen.insert(message.text());
+    }
+}
+
+#[test]
+fn tail_ends_with_an_error_when_the_node_goes() {
+    let mut node = Node::start();
+    let address = node.tcp_address().to_string();
+    let tailing = bruit_started(&["tail", "t", "--channel", "c", "--nsqd-tcp-address", &address], b"");
+    node.wait_for("t", "c", "client_count", 1);
+    node.client().publish("t", "x");
+    node.wait_for("t", "c", "in_flight_count", 0);
+    node.wait_for("t", "c", "depth", 0);
+    node.kill();
+    let ended = tailing.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.stdout, "x\n");
+    assert!(!ended.stderr.is_empty(), "it ended without a word");
+}
+
+#[test]
 fn tail_prints_messages_and_ends_after_n() {
     let node = Node::start();
     let address = node.tcp_address().to_string();
@@ -111,7 +157,7 @@ fn tail_makes_an_ephemeral_channel_unless_told_otherwise() {
     let ended = bruit(&["tail", "t", "-n", "1", "--print-topic", "--nsqd-tcp-address", &address]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.contains("t | x"), "{ended:?}");
-    bruit_tests::wait::until("the channel of the tail is gone", || {
+    wait::until("the channel of the tail is gone", || {
         node.topic_stats("t").is_some_and(|stats| stats["channels"].as_array().is_some_and(Vec::is_empty))
     });
 }
@@ -243,7 +289,7 @@ fn both_signals_stop_a_node_in_good_order() {
         let mut client = node.consumer("t", "c", 1);
         node.signal(signal);
         client.expect_end();
-        bruit_tests::wait::until("the node exits", || !node.is_running());
+        wait::until("the node exits", || !node.is_running());
         node.start_again();
         assert!(node.channel_stats("t", "c").is_some());
     }

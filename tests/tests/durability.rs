@@ -245,6 +245,57 @@ fn a_restart_with_many_segments_loses_nothing() {
 }
 
 #[test]
+fn messages_larger_than_a_segment_survive() {
+    for end in ENDS {
+        let mut node = Options::new().arg("--segment-size=64KiB").start();
+        let mut producer = node.client();
+        let large: Vec<String> = (0..4).map(|i| i.to_string().repeat(1_000_000)).collect();
+        producer.publish("t", "before");
+        producer.publish("t", &large[0]);
+        producer.publish_all("t", &large[1..]);
+        producer.publish("t", "after");
+        end(&mut node);
+        let mut expected = large.clone();
+        expected.extend(["after".to_owned(), "before".to_owned()]);
+        assert!(
+            texts(&node.consumer("t", "c", 10).finish_messages(6)) == expected,
+            "a large message was changed"
+        );
+    }
+}
+
+#[test]
+fn hundreds_of_topics_and_channels_survive() {
+    for end in ENDS {
+        let mut node = Options::new().arg("--segment-size=64KiB").start();
+        let http = node.http();
+        let mut producer = node.client();
+        for i in 0..300 {
+            http.post_ok(&format!("/topic/create?topic=t{i}"), "");
+            http.post_ok(&format!("/channel/create?topic=t{i}&channel=c"), "");
+            producer.publish(&format!("t{i}"), load::body(&format!("m-{i}")));
+        }
+        end(&mut node);
+        let stats = node.http().get("/stats?format=json").json();
+        assert_eq!(stats["topics"].as_array().map(Vec::len), Some(300));
+        for i in (0..300).step_by(7) {
+            let message = node.consumer(&format!("t{i}"), "c", 1).message();
+            assert_eq!(load::key_of(&message), format!("m-{i}"));
+        }
+    }
+}
+
+#[test]
+fn without_a_sync_messages_survive_the_end_of_the_process() {
+    let mut node = Options::new().arg("--durability=fsync").arg("--topic-durability=fast*=os").start();
+    node.client().publish("fast.t", "handed to the system");
+    node.client().publish("t", "synced");
+    node.crash();
+    assert_eq!(node.consumer("fast.t", "c", 1).message().text(), "handed to the system");
+    assert_eq!(node.consumer("t", "c", 1).message().text(), "synced");
+}
+
+#[test]
 fn a_drained_node_gives_its_disk_space_back() {
     let node = Options::new().arg("--segment-size=256KiB").start();
     let mut consumer = node.consumer("t", "c", 2500);

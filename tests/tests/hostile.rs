@@ -200,6 +200,37 @@ fn connections_beyond_the_limit_are_closed_at_once() {
 }
 
 #[test]
+fn a_node_that_runs_out_of_files_goes_on_when_there_are_some_again() {
+    let mut node = Options::new().open_files_max(60).start();
+    let mut producer = node.client();
+    let crowd: Vec<_> = (0..120).map(|_| node.silent_client()).collect();
+    // Whoever is in is served, or told why not: a new journal file cannot be opened either.
+    let mut acknowledged = 0;
+    while acknowledged < 20 {
+        producer.send(command("PUB t", b"x"));
+        match producer.frame_or_end() {
+            Some(frame) if frame.body == b"OK" => acknowledged += 1,
+            Some(frame) => {
+                let text = String::from_utf8_lossy(&frame.body).into_owned();
+                assert!(text.starts_with("E_PUB_FAILED PUB failed "), "{text}");
+                break;
+            }
+            None => panic!("closed without a word"),
+        }
+    }
+    drop(crowd);
+    wait::until("newcomers are served again", || {
+        let mut client = node.silent_client();
+        let _ = client.try_send(b"  V2PUB t\n\0\0\0\x01x");
+        client.frame_or_end().is_some_and(|frame| frame.body == b"OK")
+    });
+    node.crash();
+    // What was refused may have been stored all the same.
+    let seen = node.consumer("t", "c", 100).finish_messages(acknowledged + 1);
+    assert!(seen.iter().all(|message| message.body == b"x"), "{seen:?}");
+}
+
+#[test]
 fn random_bytes_do_not_kill_the_node() {
     let mut node = Node::start();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
