@@ -172,8 +172,7 @@ pub struct JournalConfig {
     /// Size of a segment file, bytes; a multiple of 4096. A record that is larger gets a segment of its own
     /// size.
     pub segment_size: u64,
-    /// Memory for recent messages that no consumer has taken yet, bytes, over all topics. Older ones are
-    /// read from the journal.
+    /// Memory for the most recent messages, bytes, over all topics. Older ones are read from the journal.
     pub cache_bytes: usize,
     /// Publishes are refused while the file system has less room than this, bytes.
     pub min_free_bytes: u64,
@@ -187,7 +186,7 @@ impl Default for JournalConfig {
             durability: Durability::Fsync,
             rules: Vec::new(),
             segment_size: 64 * 1024 * 1024,
-            cache_bytes: 32 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
             min_free_bytes: 256 * 1024 * 1024,
             finish_delay: Duration::from_millis(10),
         }

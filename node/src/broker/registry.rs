@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -31,6 +31,12 @@ use crate::{
     journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
 };
 
+/// Bytes of commands that have come in part, over all connections. Beyond it, a connection that holds more
+/// than [`UNFINISHED_FREE`] of them is closed with an error.
+const UNFINISHED_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of an unfinished command that every connection may hold whatever the others do.
+const UNFINISHED_FREE: usize = 64 * 1024;
+
 /// The topics of a node.
 #[derive(Debug)]
 pub struct Broker {
@@ -40,6 +46,8 @@ pub struct Broker {
     sequence_floor: Mutex<u64>,
     clients: Mutex<BTreeMap<u32, Arc<Client>>>,
     next_client: AtomicU32,
+    /// Bytes of commands that have come in part, over all connections.
+    unfinished: AtomicUsize,
     pub(super) commit_count: AtomicU64,
     pub(super) sync_count: AtomicU64,
     pub(super) live_bytes: AtomicU64,
@@ -152,6 +160,7 @@ impl Broker {
             sequence_floor: Mutex::new(sequence_floor),
             clients: Mutex::default(),
             next_client: AtomicU32::new(1),
+            unfinished: AtomicUsize::new(0),
             commit_count: AtomicU64::new(0),
             sync_count: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -248,6 +257,17 @@ impl Broker {
         let client = Arc::new(Client::new(id, remote_address, remote_ip, connected));
         self.clients.lock().insert(id, Arc::clone(&client));
         client
+    }
+
+    /// A connection holds `now` bytes of a command that has come in part, and held `before`. Returns whether
+    /// that is too much.
+    pub(crate) fn holds_unfinished(&self, before: usize, now: usize) -> bool {
+        if now <= before {
+            self.unfinished.fetch_sub(before - now, Ordering::Relaxed);
+            return false;
+        }
+        let total = self.unfinished.fetch_add(now - before, Ordering::Relaxed) + now - before;
+        total > UNFINISHED_MAX && now > UNFINISHED_FREE
     }
 
     /// Removes a connection.

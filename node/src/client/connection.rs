@@ -13,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bruit_wire::{
-    ChannelName, MessageId, TopicName,
-    nsq::{self, ClientError, Command, Decoded, Decoder, FrameType, MAGIC_V2, Need},
-};
+use bruit_wire::nsq::{self, ClientError, Decoder, FrameType, Need};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
@@ -26,10 +23,10 @@ use tokio::{
 use super::{
     deadlines::{Deadlines, Due},
     outbox::Outbox,
-    session::{Effect, ServerFacts, Session},
+    session::{ServerFacts, Session},
 };
 use crate::{
-    broker::{Broker, Channel, Client, Refused, SubscribeError, Topic, Want, millis},
+    broker::{Broker, Channel, Client, Topic, Want, millis},
     env::Conn,
 };
 
@@ -43,8 +40,6 @@ const OUTPUT_MAX: usize = 512 * 1024;
 const OUTPUT_STUFFED: usize = 2 * OUTPUT_MAX;
 /// No commands are read while so many answers are owed.
 const OWED_MAX: usize = 64 * 1024;
-/// Bytes of publishes that are staged under one lock.
-const GROUP_MAX: usize = 256 * 1024;
 /// After a fatal error: how long the client may go on sending, and how much of that is read, so that closing
 /// does not reset the connection before it has read the error.
 const LINGER: Duration = Duration::from_secs(1);
@@ -55,11 +50,11 @@ thread_local! {
 }
 
 /// A consumer's place.
-struct Subscription {
-    topic: Arc<Topic>,
-    channel: Arc<Channel>,
+pub(super) struct Subscription {
+    pub(super) topic: Arc<Topic>,
+    pub(super) channel: Arc<Channel>,
     /// The channel was asked and will wake, or has woken, this connection.
-    waited: bool,
+    pub(super) waited: bool,
 }
 
 /// Why the task ends.
@@ -73,29 +68,31 @@ enum End {
 
 /// A connection's state.
 pub(super) struct Connection {
-    broker: Arc<Broker>,
-    client: Arc<Client>,
-    node: u16,
-    facts: Arc<ServerFacts>,
-    session: Session,
-    conn: Conn,
-    decoder: Decoder,
-    opened: bool,
+    pub(super) broker: Arc<Broker>,
+    pub(super) client: Arc<Client>,
+    pub(super) node: u16,
+    pub(super) facts: Arc<ServerFacts>,
+    pub(super) session: Session,
+    pub(super) conn: Conn,
+    pub(super) decoder: Decoder,
+    pub(super) opened: bool,
     /// The part of a command that came so far, or commands that wait for room.
-    input: BytesMut,
-    need: Option<Need>,
+    pub(super) input: BytesMut,
+    /// Of it, what the broker knows of.
+    pub(super) input_counted: usize,
+    pub(super) need: Option<Need>,
     /// Whole commands may lie in `input`: there was no room for what they ask.
-    blocked: bool,
-    outbox: Outbox,
-    deadlines: Deadlines,
-    timer: Pin<Box<Sleep>>,
-    topic: Option<Arc<Topic>>,
-    published: u64,
-    subscription: Option<Subscription>,
-    finished: Vec<u64>,
-    sampler: u64,
+    pub(super) blocked: bool,
+    pub(super) outbox: Outbox,
+    pub(super) deadlines: Deadlines,
+    pub(super) timer: Pin<Box<Sleep>>,
+    pub(super) topic: Option<Arc<Topic>>,
+    pub(super) published: u64,
+    pub(super) subscription: Option<Subscription>,
+    pub(super) finished: Vec<u64>,
+    pub(super) sampler: u64,
     /// A fatal error was sent; only writing goes on.
-    ending: bool,
+    pub(super) ending: bool,
 }
 
 /// Serves one connection to its end.
@@ -120,6 +117,7 @@ pub(super) async fn run(
         decoder: Decoder::new(),
         opened: false,
         input: BytesMut::new(),
+        input_counted: 0,
         need: None,
         blocked: false,
         outbox: Outbox::default(),
@@ -184,6 +182,7 @@ impl Connection {
             if self.blocked || self.ending {
                 // The node makes the client wait, not the other way round.
                 self.deadlines.command(Instant::now());
+                self.count_input();
                 return Ok(self.ending);
             }
         }
@@ -204,11 +203,22 @@ impl Connection {
                 self.input.extend_from_slice(buffer.filled());
                 self.take_input();
             }
+            self.count_input();
             Ok(true)
         })
     }
 
-    fn is_stuffed(&self) -> bool {
+    /// Keeps what all connections hold of unfinished commands within bounds.
+    fn count_input(&mut self) {
+        let now = self.input.len();
+        let before = std::mem::replace(&mut self.input_counted, now);
+        if before != now && self.broker.holds_unfinished(before, now) {
+            let text = "too many unfinished commands on this node, try again later".into();
+            self.fail(&ClientError { code: "E_INVALID", text, fatal: true });
+        }
+    }
+
+    pub(super) fn is_stuffed(&self) -> bool {
         self.outbox.bytes() >= OUTPUT_STUFFED || self.outbox.owed() >= OWED_MAX
     }
 
@@ -235,266 +245,15 @@ impl Connection {
         Ok(true)
     }
 
-    /// Takes the commands at the front of `bytes`; returns how many bytes they were.
-    fn take_commands(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        if !self.opened {
-            match self.open(bytes) {
-                Some(taken) => at = taken,
-                None => return 0,
-            }
-        }
-        let start = at;
-        self.need = None;
-        while !self.ending {
-            if self.is_stuffed() || self.broker.commits().is_full(&self.client.signal) {
-                self.blocked = at < bytes.len();
-                break;
-            }
-            match self.decoder.decode(&bytes[at..], &self.session.rules) {
-                Ok(Decoded::Command { command, consumed }) => {
-                    at += consumed;
-                    at += self.apply(command, &bytes[at..]);
-                }
-                Ok(Decoded::Need(need)) => {
-                    self.need = Some(need);
-                    break;
-                }
-                Err(error) => self.fail(&error),
-            }
-        }
-        self.apply_finished();
-        if at > start {
-            self.deadlines.command(Instant::now());
-        }
-        at
-    }
-
-    /// Checks the first four bytes; returns how many were taken once they are there.
-    fn open(&mut self, bytes: &[u8]) -> Option<usize> {
-        let magic = bytes.first_chunk()?;
-        if *magic != MAGIC_V2 {
-            self.fail(&ClientError::bad_protocol());
-            return None;
-        }
-        self.opened = true;
-        self.deadlines.opened(Instant::now());
-        Some(magic.len())
-    }
-
-    /// Does what a command asks; returns how many of the bytes behind it were taken along.
-    fn apply(&mut self, command: Command<'_>, behind: &[u8]) -> usize {
-        if !matches!(command, Command::Finish { .. }) {
-            self.apply_finished();
-        }
-        let effect = match self.session.handle(command) {
-            Ok(effect) => effect,
-            Err(error) => {
-                self.fail(&error);
-                return 0;
-            }
-        };
-        let mut taken = 0;
-        let done = match effect {
-            Effect::None => Ok(()),
-            Effect::Finish(id) => self.finish(id),
-            Effect::Publish { topic, body, delay: 0 } => {
-                self.publish(topic, body, behind).map(|more| taken = more)
-            }
-            Effect::Publish { topic, body, delay } => {
-                self.stage(topic, delay, std::iter::once(body), "DPUB", 1)
-            }
-            Effect::MultiPublish { topic, messages } => {
-                self.stage(topic, 0, messages.iter(), "MPUB", messages.len() as u64)
-            }
-            Effect::Ready => {
-                self.client.ready.store(self.session.ready, Ordering::Relaxed);
-                Ok(())
-            }
-            Effect::Requeue(id, delay) => self.requeue(id, delay),
-            Effect::Touch(id) => self.touch(id),
-            Effect::Subscribe { topic, channel } => self.subscribe(topic, channel),
-            Effect::Identified(identify, reply) => {
-                self.client.identified(&identify);
-                self.deadlines.set_interval(Instant::now(), self.session.heartbeat);
-                self.reply(FrameType::Response, &reply);
-                Ok(())
-            }
-            Effect::CloseWait => {
-                self.client.ready.store(0, Ordering::Relaxed);
-                self.client.state.store(self.session.state(), Ordering::Relaxed);
-                self.outbox.reply(Bytes::from_static(&nsq::CLOSE_WAIT_FRAME));
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            self.fail(&error);
-        }
-        taken
-    }
-
-    /// Stages a message, and with it every publish to the same topic that has already been read: one lock,
-    /// one record.
-    fn publish(&mut self, name: &str, body: &[u8], behind: &[u8]) -> Result<usize, ClientError> {
-        let failed = |why: Refused| ClientError::publish_failed("PUB", &why.to_string());
-        let topic = self.topic(name).map_err(failed)?;
-        let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
-        stager.push(0, std::iter::once(body));
-        let (mut count, mut taken, mut bytes) = (1, 0, body.len());
-        let mut error = None;
-        while bytes < GROUP_MAX {
-            // What is not a publish to this topic is decoded again by the caller; the decoder allows that.
-            match self.decoder.decode(&behind[taken..], &self.session.rules) {
-                Ok(Decoded::Command { command: Command::Publish { topic: other, body }, consumed })
-                    if other == name =>
-                {
-                    stager.push(0, std::iter::once(body));
-                    count += 1;
-                    taken += consumed;
-                    bytes += body.len();
-                }
-                Ok(_) => break,
-                Err(found) => {
-                    error = Some(found);
-                    break;
-                }
-            }
-        }
-        let ticket = stager.finish(Some(&self.client.signal));
-        self.outbox.acknowledge(ticket, count, "PUB");
-        self.published += count as u64;
-        error.map_or(Ok(taken), Err)
-    }
-
-    fn stage<'a>(
-        &mut self,
-        name: &str,
-        delay: u64,
-        bodies: impl Iterator<Item = &'a [u8]>,
-        command: &'static str,
-        count: u64,
-    ) -> Result<(), ClientError> {
-        let failed = |why: Refused| ClientError::publish_failed(command, &why.to_string());
-        let topic = self.topic(name).map_err(failed)?;
-        let due = topic.due(delay).map_err(failed)?;
-        let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
-        stager.push(due, bodies);
-        let ticket = stager.finish(Some(&self.client.signal));
-        self.outbox.acknowledge(ticket, 1, command);
-        self.published += count;
-        Ok(())
-    }
-
-    /// The topic to publish to. The last one is remembered; most connections need no other.
-    fn topic(&mut self, name: &str) -> Result<Arc<Topic>, Refused> {
-        let last = self.topic.as_ref().filter(|topic| topic.name().as_str() == name && !topic.is_closed());
-        if let Some(topic) = last {
-            return Ok(Arc::clone(topic));
-        }
-        self.count_published();
-        let name = TopicName::new(name).map_err(|error| Refused::Failed(error.to_string().into()))?;
-        let topic = self.broker.topic_or_create(&name)?;
-        self.topic = Some(Arc::clone(&topic));
-        Ok(topic)
-    }
-
-    fn count_published(&mut self) {
-        if let Some(topic) = self.topic.as_ref().filter(|_| self.published > 0) {
-            self.client.published(topic.name(), std::mem::take(&mut self.published));
-        }
-    }
-
-    fn subscribe(&mut self, topic: &str, channel: &str) -> Result<(), ClientError> {
-        let failed = |why: Refused| ClientError {
-            code: "E_SUB_FAILED",
-            text: format!("SUB failed {why}").into(),
-            fatal: true,
-        };
-        let topic_name =
-            TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
-        let channel_name =
-            ChannelName::new(channel).map_err(|_| ClientError::bad_channel(channel.as_bytes()))?;
-        // An ephemeral channel may be going just now; the second time it is made anew.
-        for _ in 0..2 {
-            let found = self.broker.topic_or_create(&topic_name).map_err(failed)?;
-            let entered = match found.channel_or_create(&channel_name) {
-                Ok(channel) => channel,
-                Err(Refused::Exiting) => continue,
-                Err(why) => return Err(failed(why)),
-            };
-            match entered.subscribe(&self.client) {
-                Ok(()) => {
-                    self.session.subscribed();
-                    self.client.state.store(self.session.state(), Ordering::Relaxed);
-                    self.subscription = Some(Subscription { topic: found, channel: entered, waited: false });
-                    self.outbox.reply(Bytes::from_static(&nsq::OK_FRAME));
-                    return Ok(());
-                }
-                Err(SubscribeError::Deleted) => {}
-                Err(SubscribeError::TooManyConsumers) => {
-                    let limit = self.facts.limits.max_channel_consumers as u64;
-                    return Err(ClientError::too_many_consumers(topic, channel, limit));
-                }
-            }
-        }
-        Err(ClientError::subscribe_failed_deleted())
-    }
-
-    /// The sequence number of a message of this node.
-    fn sequence(&self, id: &[u8; 16]) -> Option<u64> {
-        let id = MessageId::from_hex(id).filter(|id| id.node() == self.node)?;
-        Some(id.sequence())
-    }
-
-    /// Collects a FIN; all of one read are applied under one lock.
-    fn finish(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
-        let sequence =
-            self.sequence(id).ok_or_else(|| ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT))?;
-        self.finished.push(sequence);
-        Ok(())
-    }
-
-    fn apply_finished(&mut self) {
-        if self.finished.is_empty() {
-            return;
-        }
-        let Some(subscription) = &self.subscription else { return };
-        let mut refused = Vec::new();
-        subscription.channel.finish(&self.client, &self.finished, |sequence, why| {
-            let id = MessageId::new(self.node, sequence).to_hex();
-            refused.push(ClientError::finish_failed(&id, &why.to_string()));
-        });
-        self.finished.clear();
-        refused.iter().for_each(|error| self.fail(error));
-    }
-
-    fn requeue(&mut self, id: &[u8; 16], delay: u64) -> Result<(), ClientError> {
-        let failed = |why: &str| ClientError::requeue_failed(id, why);
-        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
-        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
-        let requeued = subscription.channel.requeue(&self.client, sequence, delay);
-        requeued.map_err(|error| failed(&error.to_string()))
-    }
-
-    fn touch(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
-        let failed = |why: &str| ClientError::touch_failed(id, why);
-        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
-        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
-        let timeout = clamp(self.session.msg_timeout);
-        let max = clamp(self.facts.limits.max_msg_timeout);
-        let touched = subscription.channel.touch(&self.client, sequence, timeout, max);
-        touched.map_err(|error| failed(&error.to_string()))
-    }
-
     /// Tells the client of an error. A fatal one ends the connection once it is written.
-    fn fail(&mut self, error: &ClientError) {
+    pub(super) fn fail(&mut self, error: &ClientError) {
         if !error.is_silent() {
             self.reply(FrameType::Error, error.to_string().as_bytes());
         }
         self.ending |= error.fatal;
     }
 
-    fn reply(&mut self, kind: FrameType, body: &[u8]) {
+    pub(super) fn reply(&mut self, kind: FrameType, body: &[u8]) {
         let mut frame = Vec::new();
         nsq::put_frame(&mut frame, kind, body);
         self.outbox.reply(frame.into());
@@ -600,6 +359,8 @@ impl Connection {
     fn leave(&mut self) {
         self.apply_finished();
         self.count_published();
+        self.input = BytesMut::new();
+        self.count_input();
         if let Some(Subscription { topic, channel, .. }) = self.subscription.take()
             && topic.leave(&channel, &self.client)
         {
@@ -629,7 +390,7 @@ impl Connection {
     }
 }
 
-fn clamp(duration: Duration) -> u32 {
+pub(super) fn clamp(duration: Duration) -> u32 {
     u32::try_from(millis(duration)).unwrap_or(u32::MAX)
 }
 

@@ -1,9 +1,10 @@
 //! Clients of the NSQ protocol over TCP.
 //!
 //! [`session`] is what a connection has negotiated and where it stands (pure); [`connection`] is its one
-//! task, which reads, stages, delivers and writes; [`outbox`] holds what goes to the socket and
+//! task, which reads, delivers and writes; [`commands`] is what each command does to it; [`outbox`] holds what goes to the socket and
 //! [`deadlines`] when it is given up; [`listener`] accepts.
 
+mod commands;
 mod connection;
 mod deadlines;
 mod listener;

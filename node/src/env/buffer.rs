@@ -40,6 +40,12 @@ impl AlignedBuf {
         self.raw.len() - self.start
     }
 
+    /// Bytes that it can take before it moves.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.raw.capacity() - self.start
+    }
+
     /// True when nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

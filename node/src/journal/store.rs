@@ -23,7 +23,7 @@ use super::{
 };
 use crate::env::{AlignedBuf, Disk, DiskFile, Env, Open};
 
-/// Files that are kept open for reading; the one used longest ago is closed for a new one.
+/// Files that are kept open for reading; the one opened longest ago is closed for a new one.
 const OPEN_MAX: usize = 64;
 /// Prepared segments that are kept ahead of a busy writer. A node that writes little keeps none.
 const SPARES_MAX: usize = 2;

@@ -227,9 +227,7 @@ impl Writer {
             }
         }
         self.store.add(sealed, true, active.capacity.max(active.committed));
-        if active.buffer.len() <= BUFFER_KEPT {
-            self.spare_buffer = Some(active.buffer);
-        }
+        self.spare_buffer = Some(active.buffer);
         pending
     }
 
@@ -258,6 +256,11 @@ impl Active {
         let tail = used % ALIGNMENT;
         self.buffer.resize(used);
         self.buffer.keep_last(tail);
+        if self.buffer.capacity() > BUFFER_KEPT {
+            let mut smaller = AlignedBuf::with_capacity(BUFFER_KEPT / 2);
+            smaller.extend_from_slice(self.buffer.as_slice());
+            self.buffer = smaller;
+        }
         self.base = end - tail as u64;
         self.last_commit = self.committed;
         self.committed = end;

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use super::{
     super::{ALIGNMENT, AlignedBuf, BoxFut, DirEntry, DirLock, Disk, DiskFile, Open},
     pace::Pace,
+    pool::ReadPool,
 };
 
 /// Messages are no one else's business on the machine.
@@ -30,13 +31,14 @@ const INLINE_MAX: usize = 512 * 1024;
 pub(super) struct RealDisk {
     blocking: Handle,
     pace: Arc<Pace>,
+    pool: Arc<ReadPool>,
     direct_refused: AtomicBool,
 }
 
 impl RealDisk {
     /// `blocking` lends the threads on which slow calls wait.
     pub(super) fn new(blocking: Handle) -> Self {
-        Self { blocking, pace: Arc::default(), direct_refused: AtomicBool::new(false) }
+        Self { blocking, pace: Arc::default(), pool: Arc::default(), direct_refused: AtomicBool::new(false) }
     }
 
     fn open_now(&self, path: &Path, how: Open) -> io::Result<(File, bool)> {
@@ -71,6 +73,7 @@ impl Disk for RealDisk {
                 uncached,
                 blocking: self.blocking.clone(),
                 pace: self.pace.clone(),
+                pool: self.pool.clone(),
             });
             Ok(file)
         })
@@ -140,6 +143,7 @@ struct RealFile {
     uncached: bool,
     blocking: Handle,
     pace: Arc<Pace>,
+    pool: Arc<ReadPool>,
 }
 
 impl DiskFile for RealFile {
@@ -175,8 +179,8 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, offset: u64, len: usize) -> BoxFut<'_, io::Result<Bytes>> {
-        let (file, uncached) = (self.file.clone(), self.uncached);
-        Box::pin(hop(&self.blocking, move || read_now(&file, offset, len, uncached)))
+        let (file, pool) = (self.file.clone(), self.uncached.then(|| self.pool.clone()));
+        Box::pin(hop(&self.blocking, move || read_now(&file, offset, len, pool.as_ref())))
     }
 
     fn sync(&self) -> BoxFut<'_, io::Result<()>> {
@@ -204,17 +208,18 @@ fn write_now(file: &File, offset: u64, data: &[u8], sync: bool) -> io::Result<()
 }
 
 /// Reads `len` bytes at `offset`, fewer at the end of the file. Without the cache the range is widened to
-/// whole blocks, read into whole blocks, and the part that was asked for cut out without a copy.
-fn read_now(file: &File, offset: u64, len: usize, uncached: bool) -> io::Result<Bytes> {
+/// whole blocks, read into a buffer of `pool`, and the part that was asked for cut out without a copy.
+fn read_now(file: &File, offset: u64, len: usize, pool: Option<&Arc<ReadPool>>) -> io::Result<Bytes> {
+    let uncached = pool.is_some();
     let block = ALIGNMENT as u64;
     let ahead = if uncached { (offset % block) as usize } else { 0 };
     let wanted = ahead.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
     let span = if uncached { wanted.next_multiple_of(ALIGNMENT) } else { wanted };
-    let mut buf = AlignedBuf::zeroed(span);
+    let mut buf = pool.map_or_else(|| AlignedBuf::zeroed(span), |pool| pool.take(span));
     let start = offset - ahead as u64;
     let mut filled = 0;
     while filled < wanted {
-        match file.read_at(&mut buf.as_mut_slice()[filled..], start + filled as u64) {
+        match file.read_at(&mut buf.as_mut_slice()[filled..span], start + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -226,7 +231,11 @@ fn read_now(file: &File, offset: u64, len: usize, uncached: bool) -> io::Result<
         }
     }
     let end = filled.min(wanted);
-    Ok(buf.freeze().slice(ahead.min(end)..end))
+    let content = match pool {
+        Some(pool) => pool.lend(buf),
+        None => buf.freeze(),
+    };
+    Ok(content.slice(ahead.min(end)..end))
 }
 
 fn list(dir: &Path) -> io::Result<Vec<DirEntry>> {

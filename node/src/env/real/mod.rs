@@ -11,6 +11,7 @@
 mod disk;
 mod net;
 mod pace;
+mod pool;
 
 use std::{sync::Arc, time::SystemTime};
 
