@@ -97,9 +97,9 @@ pub enum Down {
     Crash,
     /// The power went.
     Power,
-    /// It was asked to stop, and did.
+    /// It was asked to stop, and did, on a sound disk.
     Stopped,
-    /// It gave up by itself, with an error.
+    /// It gave up by itself, with an error; or it stopped and had had trouble with its disk.
     GaveUp,
 }
 

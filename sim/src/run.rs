@@ -218,13 +218,16 @@ fn host(
         let (stopped, mut killed) = status.started();
         Box::pin(async move {
             let env = machine.env(recorder.incarnation());
+            let failures = machine.disk().failures();
             let ready = Serving { recorder: recorder.clone(), status: status.clone() };
             let mut life = software(Process { config, env, stopped, ready });
             let down = tokio::select! {
                 biased;
                 down = killed.wait_for(Option::is_some) => down.ok().and_then(|down| *down).unwrap_or(Down::Crash),
                 result = &mut life => match result {
-                    Ok(()) => Down::Stopped,
+                    // A node that stops although its disk refuses is not one that has kept everything.
+                    Ok(()) if machine.disk().failures() == failures => Down::Stopped,
+                    Ok(()) => Down::GaveUp,
                     Err(error) => {
                         recorder.record(Event::Fault(format!("the node gave up: {error:#}")));
                         Down::GaveUp

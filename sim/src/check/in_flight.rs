@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{AnswerKind, Consumer, Delivery, Finding, Ledger, finished::ARRIVAL};
-use crate::history::Conn;
+use crate::history::{Conn, Down};
 
 /// How late a node may notice that a message has timed out, with the way of an answer.
 const SCAN: Duration = Duration::from_millis(120);
@@ -29,7 +29,11 @@ fn late(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
             deadline = deadline.max(answer.at + consumer.msg_timeout);
             continue;
         }
-        let stayed = consumer.left_at.is_none_or(|left| left > answer.at + ARRIVAL);
+        // A consumer does not see at once that the power is gone.
+        let arrived = answer.at + ARRIVAL;
+        let lived =
+            |&(at, process, _): &(Duration, u32, Down)| process != delivery.incarnation || at > arrived;
+        let stayed = consumer.left_at.is_none_or(|left| left > arrived) && ledger.downs.iter().all(lived);
         let (key, at) = (delivery.key, answer.at);
         return (stayed && at > deadline + SCAN).then(|| {
             Finding::new(

@@ -45,6 +45,8 @@ pub struct Wear {
     pub syncs: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// Writes that failed.
+    pub failed_writes: u64,
     /// Writes that found no room.
     pub refused_writes: u64,
     /// Sectors that power losses found unsynced.
@@ -204,6 +206,13 @@ impl SimDisk {
         let state = self.state.lock();
         let len = |id| state.inodes.get(&id).map_or(0, Inode::len);
         state.names.files().map(|(path, id)| (path.to_owned(), len(id))).collect()
+    }
+
+    /// Operations that failed so far.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        let wear = self.wear();
+        wear.failed_syncs + wear.failed_writes + wear.refused_writes
     }
 
     /// What has been done to the disk so far.

@@ -377,6 +377,7 @@ impl State {
             let done = usize::try_from(self.dice.below(data.len() as u64 + 1)).unwrap_or(0);
             let done = done / super::SECTOR * super::SECTOR;
             self.inodes.entry(inode).or_default().write(offset, &data[..done]);
+            self.wear.failed_writes += 1;
             return Err(input_output_error());
         }
         let free = usize::try_from(self.free_bytes()).unwrap_or(usize::MAX);
