@@ -14,12 +14,14 @@ use crate::env::WallClock;
 pub(crate) struct Clock {
     start: Instant,
     wall: Arc<dyn WallClock>,
+    /// No message is held back longer, ms, whatever the wall clock says.
+    delay_max: u64,
 }
 
 impl Clock {
     /// Starts at zero, now.
-    pub(crate) fn start(wall: Arc<dyn WallClock>) -> Self {
-        Self { start: Instant::now(), wall }
+    pub(crate) fn start(wall: Arc<dyn WallClock>, delay_max: Duration) -> Self {
+        Self { start: Instant::now(), wall, delay_max: millis(delay_max) }
     }
 
     /// Milliseconds since the start, monotonic.
@@ -43,9 +45,10 @@ impl Clock {
     }
 
     /// When, on the monotonic clock, a due time of the wall clock comes, if the wall clock is not stepped
-    /// until then. Later steps do not move it.
+    /// until then. Later steps do not move it, and one that was stepped back before a restart does not hold
+    /// messages back longer than anyone may ask for.
     pub(crate) fn monotonic(&self, due: u64) -> u64 {
-        self.now() + due.saturating_sub(self.wall())
+        self.now() + due.saturating_sub(self.wall()).min(self.delay_max)
     }
 
     fn since_epoch(&self) -> Duration {

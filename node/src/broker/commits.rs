@@ -258,7 +258,7 @@ impl Commits {
             signal.register(cx);
             if !entered {
                 entered = true;
-                self.enter(ticket, &signal);
+                self.wake_after(ticket, &signal);
             }
             if self.settled() >= ticket { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -267,7 +267,7 @@ impl Commits {
     }
 
     /// `signal` is woken when the batch is settled, and once more if it is being written right now.
-    fn enter(&self, ticket: Ticket, signal: &Arc<Signal>) {
+    pub(crate) fn wake_after(&self, ticket: Ticket, signal: &Arc<Signal>) {
         let mut dirty = self.dirty.lock();
         if ticket.0 < dirty.batch.number {
             // It is being written: the next batch, which comes for certain, wakes as well.

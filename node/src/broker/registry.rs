@@ -43,7 +43,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     topics: DashMap<TopicName, Arc<Topic>>,
     /// Serialises the making and unmaking of topics; holds the first sequence number that a new one gets.
-    sequence_floor: Mutex<u64>,
+    floors: Mutex<Floors>,
     clients: Mutex<BTreeMap<u32, Arc<Client>>>,
     next_client: AtomicU32,
     /// Bytes of commands that have come in part, over all connections.
@@ -55,6 +55,16 @@ pub struct Broker {
     /// Where replay starts from the checkpoint before the newest, and from the newest.
     checkpoints: Mutex<(u64, u64)>,
     checkpointed: Notify,
+}
+
+/// The first sequence numbers that new topics may use: above all that deleted ones have used, so that under
+/// one name none is used twice.
+#[derive(Debug)]
+struct Floors {
+    /// Of topics in the journal, which remembers it.
+    journalled: u64,
+    /// Of ephemeral topics; begins with the time of the start, for nothing remembers earlier ones.
+    ephemeral: u64,
 }
 
 /// What a broker needs at start.
@@ -120,7 +130,7 @@ impl Broker {
         exit: watch::Receiver<bool>,
     ) -> Result<(Arc<Self>, Tasks, RecoveryReport), OpenError> {
         let Opening { env, dir, node, limits, journal } = opening;
-        let clock = Clock::start(Arc::clone(&env.wall));
+        let clock = Clock::start(Arc::clone(&env.wall), limits.max_req_timeout.max(limits.max_defer_timeout));
         let opened = journal::open(&journal, dir, env.clone()).await?;
         let journal::Opened { recovered, report, store, writer, replay_from } = opened;
         let shared = Arc::new(Shared {
@@ -135,7 +145,10 @@ impl Broker {
             admission: Arc::new(Admission::default()),
             channels: AtomicU64::new(1),
         });
-        let broker = Arc::new(Self::new(Arc::clone(&shared), recovered.sequence_floor.max(1), replay_from));
+        // Seconds and 16 bits: below this no start used a number, at less than 65,536 messages a second.
+        let floors =
+            Floors { journalled: recovered.sequence_floor.max(1), ephemeral: (clock.wall() / 1000) << 16 };
+        let broker = Arc::new(Self::new(Arc::clone(&shared), floors, replay_from));
         for topic in recovered.topics {
             let Ok(name) = TopicName::new(&topic.state.name) else { continue };
             broker.topics.insert(name.clone(), Topic::recovered(name, &shared, topic));
@@ -153,11 +166,11 @@ impl Broker {
         Ok((broker, Tasks { committed, helpers }, report))
     }
 
-    fn new(shared: Arc<Shared>, sequence_floor: u64, replay_from: u64) -> Self {
+    fn new(shared: Arc<Shared>, floors: Floors, replay_from: u64) -> Self {
         Self {
             shared,
             topics: DashMap::new(),
-            sequence_floor: Mutex::new(sequence_floor),
+            floors: Mutex::new(floors),
             clients: Mutex::default(),
             next_client: AtomicU32::new(1),
             unfinished: AtomicUsize::new(0),
@@ -204,7 +217,7 @@ impl Broker {
         if let Some(topic) = self.topic(name.as_str()) {
             return Ok(topic);
         }
-        let floor = self.sequence_floor.lock();
+        let floors = self.floors.lock();
         if let Some(topic) = self.topic(name.as_str()) {
             return Ok(topic);
         }
@@ -212,25 +225,28 @@ impl Broker {
         if self.topics.len() >= self.shared.limits.max_topics {
             return Err(Refused::TooMany("topics"));
         }
-        let topic = Topic::new(name.clone(), Arc::clone(&self.shared), *floor);
-        topic.created(*floor);
+        // No journal remembers which numbers an ephemeral topic used before a restart: the time does.
+        let first =
+            if name.is_ephemeral() { floor.max((self.shared.clock.wall() / 1000) << 16) } else { *floor };
+        let topic = Topic::new(name.clone(), Arc::clone(&self.shared), first);
+        topic.created(first);
         self.topics.insert(name.clone(), Arc::clone(&topic));
         Ok(topic)
     }
 
     /// Deletes a topic with its channels and all they hold. `None` if there is none.
     pub fn delete_topic(&self, name: &str) -> Option<Ticket> {
-        let mut floor = self.sequence_floor.lock();
+        let mut floors = self.floors.lock();
         let (_, topic) = self.topics.remove(name)?;
         let (ticket, next) = topic.delete();
-        // Numbers are never used twice under one name, so an old record can not pass for a new one.
+        let floor = if topic.name().is_ephemeral() { &mut floors.ephemeral } else { &mut floors.journalled };
         *floor = next.max(*floor);
         Some(ticket)
     }
 
     /// The first sequence number that a new topic would get.
     pub(super) fn sequence_floor(&self) -> u64 {
-        *self.sequence_floor.lock()
+        self.floors.lock().journalled
     }
 
     /// A ticket for everything that was published or changed so far.

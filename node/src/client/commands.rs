@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     connection::{Connection, Subscription, clamp},
+    outbox::refused,
     session::Effect,
 };
 use crate::broker::{Refused, SubscribeError, Topic};
@@ -121,7 +122,7 @@ impl Connection {
     /// Stages a message, and with it every publish to the same topic that has already been read: one lock,
     /// one record.
     fn publish(&mut self, name: &str, body: &[u8], behind: &[u8]) -> Result<usize, ClientError> {
-        let failed = |why: Refused| ClientError::publish_failed("PUB", &why.to_string());
+        let failed = |why: Refused| refused("PUB", &why);
         let topic = self.topic(name).map_err(failed)?;
         let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
         stager.push(0, std::iter::once(body));
@@ -159,7 +160,7 @@ impl Connection {
         command: &'static str,
         count: u64,
     ) -> Result<(), ClientError> {
-        let failed = |why: Refused| ClientError::publish_failed(command, &why.to_string());
+        let failed = |why: Refused| refused(command, &why);
         let topic = self.topic(name).map_err(failed)?;
         let due = topic.due(delay).map_err(failed)?;
         let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
@@ -190,11 +191,7 @@ impl Connection {
     }
 
     fn subscribe(&mut self, topic: &str, channel: &str) -> Result<(), ClientError> {
-        let failed = |why: Refused| ClientError {
-            code: "E_SUB_FAILED",
-            text: format!("SUB failed {why}").into(),
-            fatal: true,
-        };
+        let failed = |why: Refused| refused("SUB", &why);
         let topic_name =
             TopicName::new(topic).map_err(|_| ClientError::bad_topic("SUB", topic.as_bytes()))?;
         let channel_name =
@@ -202,6 +199,7 @@ impl Connection {
         // An ephemeral channel may be going just now; the second time it is made anew.
         for _ in 0..2 {
             let found = self.broker.topic_or_create(&topic_name).map_err(failed)?;
+            let known = found.channel(channel).is_some() || channel_name.is_ephemeral();
             let entered = match found.channel_or_create(&channel_name) {
                 Ok(channel) => channel,
                 Err(Refused::Exiting) => continue,
@@ -212,7 +210,14 @@ impl Connection {
                     self.session.subscribed();
                     self.client.state.store(self.session.state(), Ordering::Relaxed);
                     self.subscription = Some(Subscription { topic: found, channel: entered, waited: false });
-                    self.outbox.reply(Bytes::from_static(&nsq::OK_FRAME));
+                    if known {
+                        self.outbox.reply(Bytes::from_static(&nsq::OK_FRAME));
+                    } else {
+                        // The channel is new: OK means that a restart will know it.
+                        let ticket = self.broker.barrier();
+                        self.broker.commits().wake_after(ticket, &self.client.signal);
+                        self.outbox.acknowledge(ticket, 1, "SUB");
+                    }
                     return Ok(());
                 }
                 Err(SubscribeError::Deleted) => {}

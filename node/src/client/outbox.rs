@@ -29,6 +29,14 @@ const fn ok_frames() -> [u8; OKS * 10] {
     frames
 }
 
+/// What the client is told when its command could not be made durable.
+pub(super) fn refused(command: &str, why: &Refused) -> ClientError {
+    if command == "SUB" {
+        return ClientError { code: "E_SUB_FAILED", text: format!("SUB failed {why}").into(), fatal: true };
+    }
+    ClientError::publish_failed(command, &why.to_string())
+}
+
 /// An answer that is owed, in the order of the commands.
 #[derive(Debug)]
 enum Owed {
@@ -108,7 +116,7 @@ impl Outbox {
             match front {
                 Owed::Acknowledgement { ticket, .. } if *ticket > settled => break,
                 Owed::Acknowledgement { ticket, count, command } => {
-                    outcome(*ticket).map_err(|why| ClientError::publish_failed(command, &why.to_string()))?;
+                    outcome(*ticket).map_err(|why| refused(command, &why))?;
                     let count = *count;
                     self.owed_count -= count;
                     self.owed.pop_front();
