@@ -225,9 +225,7 @@ impl Broker {
         if self.topics.len() >= self.shared.limits.max_topics {
             return Err(Refused::TooMany("topics"));
         }
-        // No journal remembers which numbers an ephemeral topic used before a restart: the time does.
-        let first =
-            if name.is_ephemeral() { floor.max((self.shared.clock.wall() / 1000) << 16) } else { *floor };
+        let first = if name.is_ephemeral() { floors.ephemeral } else { floors.journalled };
         let topic = Topic::new(name.clone(), Arc::clone(&self.shared), first);
         topic.created(first);
         self.topics.insert(name.clone(), Arc::clone(&topic));
