@@ -1,7 +1,10 @@
 //! Tests of the journal as a whole: a disk in memory whose writes can be made to fail, and a small vocabulary
 //! for records that owns its content.
 
+mod opening;
+mod records;
 mod replays;
+mod writing;
 
 use std::{
     collections::BTreeMap,
