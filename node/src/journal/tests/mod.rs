@@ -1,6 +1,7 @@
 //! Tests of the journal as a whole: a disk in memory whose writes can be made to fail, and a small vocabulary
 //! for records that owns its content.
 
+mod format;
 mod opening;
 mod records;
 mod replays;
