@@ -341,7 +341,8 @@ impl Queue {
     pub(super) fn snapshot(&self, name: &str, tail: &Tail) -> ChannelState {
         let held = self.held();
         // Deferred messages ahead of the cursor that are no longer held were delivered and finished.
-        let mut finished = Vec::new();
+        // What was emptied ahead of it must not come back either: the segments still hold it.
+        let mut finished = tail.gaps(self.next, tail.mark());
         for (span, _) in tail.deferred_in(self.next, tail.mark()) {
             let mut at = span.first;
             let from = held.partition_point(|range| range.first + range.count <= span.first);

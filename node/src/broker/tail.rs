@@ -82,12 +82,7 @@ impl Tail {
     pub(super) fn drop_backlog(&mut self) -> (u64, u64) {
         let (from, to) = (self.mark, self.end);
         self.mark = to;
-        let mut first = from;
-        while first < to {
-            let count = u32::try_from(to - first).unwrap_or(u32::MAX);
-            self.runs.remove(Span { first, count });
-            first += u64::from(count);
-        }
+        self.runs.remove(from, to);
         // A record never reaches over the mark: the mark stands at the end of a commit, or where one began.
         self.recent.retain(|recent| recent.span.first < from);
         self.deferred.split_off(&from);
@@ -195,8 +190,7 @@ impl Tail {
         for (first, end) in missing {
             let unmoved = self.runs.at_or_after(first).is_some_and(|now| now.segment == run.segment);
             if unmoved {
-                let count = u32::try_from(end - first).unwrap_or(u32::MAX);
-                self.runs.remove(Span { first, count });
+                self.runs.remove(first, end);
                 self.deferred.retain(|first_due, (count, _)| {
                     *first_due + u64::from(*count) <= first || end <= *first_due
                 });
@@ -218,6 +212,11 @@ impl Tail {
         self.runs.retain(needed);
         let lowest = self.runs.iter().next().map_or(self.end, |run| run.span.first);
         self.deferred = self.deferred.split_off(&lowest);
+    }
+
+    /// The numbers in `from..to` that the journal does not have, as ranges: emptied, or never written.
+    pub(super) fn gaps(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        self.runs.missing(from, to)
     }
 
     /// All runs, for reclaim.

@@ -15,9 +15,10 @@ use bruit_wire::{
 };
 use clap::{Args, Subcommand};
 
+use crate::env::ALIGNMENT;
 use crate::journal::{
     checkpoint::{Checkpoint, CheckpointError},
-    record::{Found, Record, Walk},
+    record::{Found, Record, Walk, stamp_of_first},
     segment::{FIRST_RECORD, FORMAT, FileKind, Front, SegmentHeader, kind_of},
 };
 
@@ -279,16 +280,18 @@ fn read_segment(
 ) -> io::Result<()> {
     let first = FIRST_RECORD as usize;
     let stamp = match SegmentHeader::parse(bytes) {
-        Front::Segment(header) if header.number == number => header.stamp,
+        Front::Segment(header) if header.number == number => {
+            let made = header.blocks as usize * ALIGNMENT;
+            if bytes.len() < made {
+                let lost = made - bytes.len();
+                visit(name, Content::Damage(&format!(":{} {lost} bytes are missing", bytes.len())))?;
+            }
+            header.stamp
+        }
         Front::OtherFormat(found) => return visit(name, Content::Damage(&other_format(found))),
         Front::Segment(_) | Front::Damaged => {
-            // The first record repeats the stamp. A node that dies while it opens a segment leaves one
-            // without a front and without a record.
-            let stamp = bytes.get(first + 8..).and_then(|rest| rest.first_chunk::<8>());
-            let stamp = stamp.map_or(0, |stamp| u64::from_le_bytes(*stamp));
-            if stamp == 0 || Walk::new(bytes, stamp, first).next().is_none() {
-                return Ok(());
-            }
+            // A node that dies while it opens a segment leaves one without a front and without a record.
+            let Some(stamp) = stamp_of_first(bytes) else { return Ok(()) };
             visit(name, Content::Damage(&":0 its front block is not its own"))?;
             stamp
         }
@@ -357,7 +360,7 @@ mod tests {
     fn journal() -> (TempDir, usize, usize) {
         let dir = TempDir::new().unwrap();
         let mut bytes = AlignedBuf::default();
-        bytes.extend_from_slice(&SegmentHeader { number: 1, stamp: STAMP }.encode());
+        bytes.extend_from_slice(&SegmentHeader { number: 1, stamp: STAMP, blocks: 1 }.encode());
         let (one, two) = (frames(&[b"a", b"b"]), frames(&[b"c"]));
         let span = Span { first: 0, count: 2 };
         NewRecord::Messages { topic: "t", span, due: 0, frames: &one }.encode(STAMP, &mut bytes);

@@ -71,7 +71,7 @@ impl RunList {
 
     /// Puts `run` where its sequence numbers belong, in place of what was there.
     fn replace(&mut self, run: Run) {
-        self.remove(run.span);
+        self.remove(run.span.first, run.span.end());
         self.runs.insert(self.position(run.span.first), run);
     }
 
@@ -101,18 +101,18 @@ impl RunList {
         self.runs.shrink_to(self.runs.len() * 2);
     }
 
-    /// Forgets the numbers of `span`; runs that reach over it are cut.
-    pub(crate) fn remove(&mut self, span: Span) {
-        let from = self.position(span.first);
+    /// Forgets the numbers `first..end`; runs that reach over them are cut.
+    pub(crate) fn remove(&mut self, first: u64, end: u64) {
+        let from = self.position(first);
         let mut rest = Vec::new();
         let mut to = from;
-        while let Some(old) = self.runs.get(to).filter(|old| old.span.first < span.end()) {
+        while let Some(old) = self.runs.get(to).filter(|old| old.span.first < end) {
             // A cut run keeps its whole stretch: a reader finds its records by their numbers.
-            if old.span.first < span.first {
-                rest.push(cut(old, old.span.first, span.first));
+            if old.span.first < first {
+                rest.push(cut(old, old.span.first, first));
             }
-            if span.end() < old.span.end() {
-                rest.push(cut(old, span.end(), old.span.end()));
+            if end < old.span.end() {
+                rest.push(cut(old, end, old.span.end()));
             }
             to += 1;
         }
@@ -120,6 +120,22 @@ impl RunList {
         for (i, run) in rest.into_iter().enumerate() {
             self.runs.insert(from + i, run);
         }
+    }
+
+    /// The numbers in `from..to` that are not held, as ranges.
+    pub(crate) fn missing(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let mut at = from;
+        let mut missing = Vec::new();
+        for run in self.runs.range(self.position(from)..).take_while(|run| run.span.first < to) {
+            if at < run.span.first {
+                missing.push((at, run.span.first));
+            }
+            at = run.span.end();
+        }
+        if at < to {
+            missing.push((at, to));
+        }
+        missing
     }
 
     /// How many numbers in `from..to` are held.
@@ -199,7 +215,8 @@ mod tests {
         let mut list = RunList::default();
         list.push(run(0, 10, 1, 0, 100));
         list.push(run(10, 10, 2, 0, 100));
-        list.remove(Span { first: 5, count: 8 });
+        list.remove(5, 13);
+        assert_eq!(list.missing(3, 25), [(5, 13), (20, 25)]);
         assert_eq!(spans(&list), [(0, 5, 1), (13, 20, 2)]);
         list.retain(|run| run.segment == 2);
         assert_eq!(spans(&list), [(13, 20, 2)]);

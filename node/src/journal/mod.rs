@@ -16,6 +16,8 @@ pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod segment;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 pub(crate) mod upkeep;
 pub(crate) mod writer;
 

@@ -1,10 +1,10 @@
 //! Opening a data directory: which files there are, what they say, and where writing goes on.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use super::{
     checkpoint::{Checkpoint, CheckpointError, SealedSegment},
-    record::{Found, Record, Walk},
+    record::{Found, Record, Walk, stamp_of_first},
     replay::{Recovered, Replay},
     segment::{FORMAT, FileKind, Front, SegmentHeader, checkpoint_name, kind_of, segment_name},
     store::Store,
@@ -17,6 +17,8 @@ use crate::{
 
 /// Longest list of damages that a report names one by one; all are counted.
 const NAMED_MAX: usize = 100;
+/// No file is read further than this, bytes: places in a segment are 32 bits wide.
+const READ_MAX: u64 = u32::MAX as u64;
 
 /// What a start found in the data directory.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -85,37 +87,32 @@ pub(crate) struct Opened {
 /// The disk's refusals, and formats of another version. Damage is no error: it is counted and named.
 pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Result<Opened, OpenError> {
     let store = Arc::new(Store::new(env, dir, config.segment_size));
-    let mut opening = Opening {
-        store: Arc::clone(&store),
-        report: RecoveryReport::default(),
-        highest: 0,
-        missing: Vec::new(),
-        empty: Vec::new(),
-    };
-    let files = opening.list().await?;
-    let checkpoint = opening.newest_checkpoint(&files.checkpoints).await?;
+    let mut opening = Opening::new(Arc::clone(&store));
+    let mut files = opening.list().await?;
+    let checkpoint = opening.newest_checkpoint(&mut files).await?;
     let replay_from = checkpoint.replay_from;
-    let listed = checkpoint.segments.clone();
+    opening.listed.clone_from(&checkpoint.segments);
+    opening.replay_from = replay_from;
     let mut replay = Replay::new(checkpoint);
-    for sealed in listed {
+    for sealed in opening.listed.clone() {
         if files.segments.contains(&sealed.number) {
             opening.read_old(&mut replay, sealed).await?;
-        } else {
-            opening.missing.push(sealed.number);
         }
     }
-    for &number in files.segments.iter().filter(|&&number| number >= replay_from) {
-        opening.replay_segment(&mut replay, number, files.segments.last() == Some(&number)).await?;
+    for (number, newest) in opening.in_order(&files).await? {
+        if !opening.replay_segment(&mut replay, number, newest).await? && newest {
+            // A node died while it opened it: it is made anew.
+            files.segments.retain(|&segment| segment != number);
+            files.useless.push(segment_name(number));
+        }
     }
-    let present = files.segments.iter().copied().filter(|&number| number >= replay_from);
-    opening.missing.extend(gaps(replay_from.max(1), present));
-    opening.name_missing(&replay);
-    opening.tidy(&files, replay_from).await?;
-    let Opening { mut report, highest, .. } = opening;
+    opening.name_missing(&files, &replay);
+    opening.tidy(&files).await?;
+    let Opening { mut report, .. } = opening;
     let recovered = replay.finish();
     report.segments = store.usage().0;
     report.topics = recovered.topics.len() as u64;
-    let writer = Writer::new(Arc::clone(&store), highest + 1);
+    let writer = Writer::new(Arc::clone(&store), files.next_number());
     Ok(Opened { recovered, report, store, writer, replay_from })
 }
 
@@ -123,20 +120,33 @@ pub(crate) async fn open(config: &JournalConfig, dir: PathBuf, env: Env) -> Resu
 struct Files {
     segments: Vec<u64>,
     checkpoints: Vec<u64>,
-    unfinished: Vec<String>,
+    /// Files that are of no use to anyone.
+    useless: Vec<String>,
+}
+
+impl Files {
+    /// The number of the next segment. A checkpoint that was written when the node stopped names the one that
+    /// was to come: no number is left out, so that a missing one is noticed.
+    fn next_number(&self) -> u64 {
+        let behind = self.segments.last().map_or(1, |last| last + 1);
+        behind.max(self.checkpoints.last().copied().unwrap_or(0))
+    }
 }
 
 struct Opening {
     store: Arc<Store>,
     report: RecoveryReport,
-    /// The highest number that any file has used.
-    highest: u64,
-    missing: Vec<u64>,
-    /// Segments that hold nothing: a node died while it opened them.
-    empty: Vec<String>,
+    /// The checkpoint's: replay starts at this segment.
+    replay_from: u64,
+    /// The checkpoint's: the older segments that are needed.
+    listed: Vec<SealedSegment>,
 }
 
 impl Opening {
+    fn new(store: Arc<Store>) -> Self {
+        Self { store, report: RecoveryReport::default(), replay_from: 0, listed: Vec::new() }
+    }
+
     async fn list(&mut self) -> Result<Files, OpenError> {
         let mut files = Files::default();
         let entries = self.store.disk().list(&self.store.dir).await;
@@ -145,20 +155,17 @@ impl Opening {
                 FileKind::Segment(0) => {}
                 FileKind::Segment(number) => files.segments.push(number),
                 FileKind::Checkpoint(number) => files.checkpoints.push(number),
-                FileKind::Unfinished => files.unfinished.push(entry.name),
+                FileKind::Unfinished => files.useless.push(entry.name),
                 // A spare of another size, or one whose filling was cut off, is no use: it is made anew.
                 FileKind::Spare(number) if entry.len == self.store.segment_size => {
                     self.store.add_spare(number, entry.len);
                 }
-                FileKind::Spare(_) => files.unfinished.push(entry.name),
+                FileKind::Spare(_) => files.useless.push(entry.name),
                 FileKind::Other => {}
             }
         }
         files.segments.sort_unstable();
         files.checkpoints.sort_unstable();
-        // A checkpoint bears the number of the segment that follows it, which need not be there yet.
-        let highest = files.checkpoints.last().map(|number| number.saturating_sub(1));
-        self.highest = highest.max(files.segments.last().copied()).unwrap_or(0);
         Ok(files)
     }
 
@@ -178,19 +185,23 @@ impl Opening {
     async fn read_file(&self, name: &str) -> Result<bytes::Bytes, OpenError> {
         let read = async {
             let file = self.store.disk().open(&self.store.path(name), Open::Read).await?;
-            let size = usize::try_from(file.size().await?).map_err(io::Error::other)?;
-            file.read_at(0, size).await
+            let size = file.size().await?.min(READ_MAX);
+            file.read_at(0, usize::try_from(size).map_err(io::Error::other)?).await
         };
         read.await.map_err(|error| self.io("read", name, error))
     }
 
-    async fn newest_checkpoint(&mut self, numbers: &[u64]) -> Result<Checkpoint, OpenError> {
-        for &number in numbers.iter().rev() {
+    /// The newest whole checkpoint. Damaged ones are of no further use.
+    async fn newest_checkpoint(&mut self, files: &mut Files) -> Result<Checkpoint, OpenError> {
+        for &number in files.checkpoints.iter().rev() {
             let name = checkpoint_name(number);
             let bytes = self.read_file(&name).await?;
             match Checkpoint::decode(&bytes) {
                 Ok(checkpoint) => return Ok(checkpoint),
-                Err(CheckpointError::Damaged) => self.note(bytes.len(), format!("{name} is not whole")),
+                Err(CheckpointError::Damaged) => {
+                    self.note(bytes.len(), format!("{name} is not whole"));
+                    files.useless.push(name);
+                }
                 Err(CheckpointError::OtherFormat(found)) => {
                     return Err(OpenError::OtherFormat { path: self.store.path(&name), found });
                 }
@@ -203,10 +214,10 @@ impl Opening {
     async fn read_old(&mut self, replay: &mut Replay, sealed: SealedSegment) -> Result<(), OpenError> {
         let name = segment_name(sealed.number);
         let path = self.store.path(&name);
+        let len = usize::try_from(sealed.end.saturating_sub(sealed.index)).unwrap_or(usize::MAX);
         let open = async {
             let file = self.store.disk().open(&path, Open::Read).await?;
             let size = file.size().await?;
-            let len = usize::try_from(sealed.end.saturating_sub(sealed.index)).map_err(io::Error::other)?;
             let bytes =
                 if sealed.index > 0 { file.read_at(sealed.index, len).await? } else { bytes::Bytes::new() };
             Ok((size, bytes))
@@ -219,7 +230,8 @@ impl Opening {
             let Found::Record { record: Record::Index { topic, runs }, .. } = found else { break };
             entries.push((topic, runs));
         }
-        if sealed.index > 0 && walk.offset() == bytes.len() {
+        // The length that the checkpoint says, not the one that was read: the file may have been cut.
+        if sealed.index > 0 && walk.offset() == len {
             for (topic, runs) in entries {
                 replay.index(sealed.number, topic, runs.iter());
             }
@@ -235,7 +247,8 @@ impl Opening {
         let name = segment_name(sealed.number);
         let bytes = self.read_file(&name).await?;
         let records = &bytes[..bytes.len().min(usize::try_from(sealed.end).unwrap_or(usize::MAX))];
-        for found in Walk::new(records, sealed.stamp, ALIGNMENT) {
+        let mut walk = Walk::new(records, sealed.stamp, ALIGNMENT);
+        for found in walk.by_ref() {
             match found {
                 Found::Record { offset, len, record } => {
                     let (offset, len) = (place(offset), place(len));
@@ -246,25 +259,47 @@ impl Opening {
                 }
             }
         }
+        // The checkpoint knows where the records end: this is no torn end, it was acknowledged.
+        let reached = walk.offset();
+        let lost = usize::try_from(sealed.end).unwrap_or(usize::MAX).saturating_sub(reached);
+        if lost > 0 {
+            self.note(lost, format!("{name} at {reached}: {lost} bytes unreadable, to its end"));
+        }
         Ok(())
     }
 
-    /// Applies every record of a segment.
+    /// The segments to replay, in the order in which they were written, and whether each is the newest. Their
+    /// front blocks know the order even if someone has mixed up the files' names.
+    async fn in_order(&self, files: &Files) -> Result<Vec<(u64, bool)>, OpenError> {
+        let newest = files.segments.last();
+        let mut ordered = Vec::new();
+        for &number in files.segments.iter().filter(|&&number| number >= self.replay_from) {
+            let name = segment_name(number);
+            let read = async {
+                let file = self.store.disk().open(&self.store.path(&name), Open::Read).await?;
+                file.read_at(0, ALIGNMENT).await
+            };
+            let front = read.await.map_err(|error| self.io("read", &name, error))?;
+            let written = match SegmentHeader::parse(&front) {
+                Front::Segment(header) => header.number,
+                Front::OtherFormat(_) | Front::Damaged => number,
+            };
+            ordered.push((written, number, newest == Some(&number)));
+        }
+        ordered.sort_unstable();
+        Ok(ordered.into_iter().map(|(_, number, newest)| (number, newest)).collect())
+    }
+
+    /// Applies every record of a segment. Returns false if it is none.
     async fn replay_segment(
         &mut self,
         replay: &mut Replay,
         number: u64,
         newest: bool,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
         let name = segment_name(number);
         let bytes = self.read_file(&name).await?;
-        let Some(stamp) = self.stamp_of(&name, number, &bytes, newest)? else {
-            if newest {
-                self.empty.push(name);
-                self.highest = number - 1;
-            }
-            return Ok(());
-        };
+        let Some(stamp) = self.stamp_of(&name, number, &bytes, newest)? else { return Ok(false) };
         let mut walk = Walk::new(&bytes, stamp, ALIGNMENT);
         for found in walk.by_ref() {
             match found {
@@ -285,7 +320,8 @@ impl Opening {
             let file = self.store.disk().open(&self.store.path(&name), Open::Write).await?;
             file.sync().await
         };
-        synced.await.map_err(|error| self.io("sync", &name, error))
+        synced.await.map_err(|error| self.io("sync", &name, error))?;
+        Ok(true)
     }
 
     /// The stamp that the records of a segment carry. `None` when it holds none.
@@ -297,59 +333,69 @@ impl Opening {
         newest: bool,
     ) -> Result<Option<u64>, OpenError> {
         match SegmentHeader::parse(bytes) {
-            Front::Segment(header) if header.number == number => return Ok(Some(header.stamp)),
+            Front::Segment(header) if header.number == number => {
+                let made = header.blocks as usize * ALIGNMENT;
+                if bytes.len() < made {
+                    let lost = made - bytes.len();
+                    self.note(lost, format!("{name} at {}: {lost} bytes are missing", bytes.len()));
+                }
+                return Ok(Some(header.stamp));
+            }
+            // A spare file that was to become this segment when the node died. What it holds was let go of
+            // by everyone before it became a spare.
+            Front::Segment(header) if self.is_dead(header) => return Ok(None),
             Front::OtherFormat(found) => {
                 return Err(OpenError::OtherFormat { path: self.store.path(name), found });
             }
             Front::Segment(_) | Front::Damaged => {}
         }
-        // The first record repeats the stamp; if it is whole, only the front block is lost.
-        let first = bytes.get(ALIGNMENT + 8..).and_then(|rest| rest.first_chunk::<8>());
-        let stamp = first.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let whole = stamp != 0 && Walk::new(bytes, stamp, ALIGNMENT).next().is_some();
-        // A node that died while it opened a segment leaves one without a front, and nothing in it.
-        if !newest || whole {
-            self.note(ALIGNMENT, format!("{name} at 0: its front block is not its own"));
+        let stamp = stamp_of_first(bytes);
+        // A node that died while it opened a segment leaves one that holds nothing yet.
+        let blank = newest && !bytes.is_empty() && bytes.iter().all(|&byte| byte == 0);
+        if !blank {
+            self.note(ALIGNMENT.min(bytes.len()), format!("{name} at 0: its front block is not its own"));
         }
-        Ok(whole.then_some(stamp))
+        Ok(stamp)
     }
 
-    fn name_missing(&mut self, replay: &Replay) {
-        for number in std::mem::take(&mut self.missing) {
-            if !replay.is_dropped(number) {
+    /// Whether nobody needs the segment that `header` was written for, and the checkpoint contains its changes.
+    fn is_dead(&self, header: SegmentHeader) -> bool {
+        header.number < self.replay_from && !self.listed.iter().any(|sealed| sealed.number == header.number)
+    }
+
+    fn name_missing(&mut self, files: &Files, replay: &Replay) {
+        let there: BTreeSet<u64> = files.segments.iter().copied().collect();
+        for number in self.listed.iter().map(|sealed| sealed.number).collect::<Vec<_>>() {
+            if !there.contains(&number) && !replay.is_dropped(number) {
                 self.note(0, format!("{} is missing", segment_name(number)));
             }
+        }
+        let mut from = self.replay_from.max(1);
+        for &number in there.range(from..) {
+            let missing = (number - from).saturating_sub(replay.dropped_in(from, number));
+            let name = segment_name(from);
+            match missing {
+                0 => {}
+                1 => self.note(0, format!("a segment from {name} on is missing")),
+                _ => self.note(0, format!("{missing} segments from {name} on are missing")),
+            }
+            from = number + 1;
         }
     }
 
     /// Removes what is left over from an earlier life.
-    async fn tidy(&self, files: &Files, replay_from: u64) -> Result<(), OpenError> {
+    async fn tidy(&self, files: &Files) -> Result<(), OpenError> {
         let kept = self.store.sealed_below(u64::MAX);
-        let stale = files
-            .segments
-            .iter()
-            .filter(|&&number| number < replay_from && !kept.iter().any(|sealed| sealed.number == number));
-        let names = stale
-            .map(|&number| segment_name(number))
-            .chain(files.unfinished.iter().chain(&self.empty).cloned());
+        let stale = files.segments.iter().filter(|&&number| {
+            number < self.replay_from && !kept.iter().any(|sealed| sealed.number == number)
+        });
+        let names = stale.map(|&number| segment_name(number)).chain(files.useless.iter().cloned());
         for name in names {
             let removed = self.store.disk().remove(&self.store.path(&name)).await;
             removed.map_err(|error| self.io("remove", &name, error))?;
         }
         Ok(())
     }
-}
-
-/// The numbers from `from` on that are skipped by `numbers`, which are ordered.
-fn gaps(from: u64, numbers: impl Iterator<Item = u64>) -> Vec<u64> {
-    let mut expected = from;
-    let mut gaps = Vec::new();
-    for number in numbers {
-        // A name that somebody made up must not make a list without end.
-        gaps.extend((expected..number).take(NAMED_MAX));
-        expected = number + 1;
-    }
-    gaps
 }
 
 fn place(at: usize) -> u32 {

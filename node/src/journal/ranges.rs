@@ -51,6 +51,11 @@ impl RangeSet {
         self.ranges.range(..=number).next_back().is_some_and(|(_, &end)| number < end)
     }
 
+    /// The ranges in order, each as its first number and the number behind it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.ranges.iter().map(|(&first, &end)| (first, end))
+    }
+
     /// The number behind the highest one, or 0.
     pub(crate) fn end(&self) -> u64 {
         self.ranges.last_key_value().map_or(0, |(_, &end)| end)

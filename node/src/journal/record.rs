@@ -3,7 +3,7 @@
 //! Pure: encodes into a buffer, decodes from a slice, and finds the next whole record after damage.
 //! Nothing here panics on any content.
 
-use crate::env::AlignedBuf;
+use crate::env::{ALIGNMENT, AlignedBuf};
 
 /// Bytes of the fixed part in front of every record.
 pub(crate) const HEADER: usize = 32;
@@ -77,7 +77,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    const fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::TopicCreated,
             2 => Self::TopicDeleted,
@@ -375,6 +375,12 @@ impl<'a> Iterator for Walk<'a> {
         self.offset = next;
         Some(Found::Damage { offset, len: next - offset })
     }
+}
+
+/// The stamp of a segment whose front block is lost: the first record repeats it. `None` if none does.
+pub(crate) fn stamp_of_first(segment: &[u8]) -> Option<u64> {
+    let stamp = u64_at(segment, ALIGNMENT + 8).filter(|&stamp| stamp != 0)?;
+    Walk::new(segment, stamp, ALIGNMENT).next().map(|_| stamp)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {

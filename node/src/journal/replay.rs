@@ -9,7 +9,7 @@ use super::{
     checkpoint::{ChannelState, Checkpoint, HeldRange, TopicState},
     index::{Run, RunList},
     ranges::RangeSet,
-    record::{IndexRun, Op, Record},
+    record::{IndexRun, Op, Record, Span},
 };
 
 /// Topics and channels as they come to be while records are applied.
@@ -18,7 +18,18 @@ pub(crate) struct Replay {
     control: u64,
     sequence_floor: u64,
     topics: BTreeMap<String, TopicReplay>,
+    /// What is known of the last topic of a name that was deleted, so that a copy of an old record does not
+    /// bring it back.
+    deleted: BTreeMap<String, Deleted>,
     dropped: BTreeSet<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Deleted {
+    /// The number of the change.
+    number: u64,
+    /// The sequence number after the topic's last.
+    end: u64,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +43,8 @@ struct TopicReplay {
 struct ChannelReplay {
     paused: bool,
     finished: RangeSet,
+    /// What of it the cursor may not have come to: emptied, or delivered by its due time.
+    skipped: RangeSet,
     /// Due time and attempts of messages that are not finished, by sequence number.
     known: BTreeMap<u64, (u64, u16)>,
     /// Messages that had reached it when the topic's mark stood at `counted_to`.
@@ -68,15 +81,19 @@ impl Replay {
             let channels = channels.map(|channel| ChannelReplay::new(channel, state.mark)).collect();
             (state.name.clone(), TopicReplay { state, runs: RunList::default(), channels })
         });
-        Self { control, sequence_floor, topics: topics.collect(), dropped: BTreeSet::new() }
+        Self { control, sequence_floor, topics: topics.collect(), ..Self::default() }
     }
 
     /// Takes up the index of a segment in front of the replayed ones.
     pub(crate) fn index(&mut self, segment: u64, topic: &str, runs: impl Iterator<Item = IndexRun>) {
         let Some(topic) = self.topics.get_mut(topic) else { return };
         for IndexRun { span, offset, len, due } in runs {
-            // What lies at or above the checkpoint's next number belongs to a write that failed.
-            if span.end() <= topic.state.next {
+            // What lies at or above the checkpoint's next number belongs to a write that failed. It may share
+            // an entry with what was acknowledged before.
+            let known = topic.state.next.saturating_sub(span.first);
+            let count = u32::try_from(known).unwrap_or(u32::MAX).min(span.count);
+            if count > 0 {
+                let span = Span { count, ..span };
                 topic.runs.push(Run { span, segment, offset, len, due });
             }
         }
@@ -93,6 +110,10 @@ impl Replay {
     pub(crate) fn record(&mut self, segment: u64, offset: u32, len: u32, record: &Record<'_>) {
         match *record {
             Record::Messages { topic, span, due, frames } => {
+                let gone = self.deleted.get(topic).is_some_and(|deleted| span.end() <= deleted.end);
+                if gone && !self.topics.contains_key(topic) {
+                    return;
+                }
                 let topic = self.topic(topic, span.first);
                 let fresh = span.first >= topic.state.next;
                 topic.state.next = topic.state.next.max(span.end());
@@ -132,13 +153,13 @@ impl Replay {
         }
         if op == Op::TopicDeleted {
             self.sequence_floor = self.sequence_floor.max(a);
-            if self.topics.get(name).is_some_and(|topic| topic.state.control < number) {
+            if self.topics.get(name).is_none_or(|topic| topic.state.control < number) {
                 self.topics.remove(name);
+                self.deleted.insert(name.to_owned(), Deleted { number, end: a });
             }
             return;
         }
-        let first = if op == Op::TopicCreated { a } else { 0 };
-        let topic = self.topic(name, first);
+        let Some(topic) = self.changed(name, op, number, a) else { return };
         if topic.state.control >= number {
             return;
         }
@@ -151,7 +172,10 @@ impl Replay {
             }
             Op::TopicEmptied => {
                 topic.state.mark = topic.state.mark.max(b);
-                topic.channels.values_mut().for_each(|channel| channel.finish(a, b));
+                for channel in topic.channels.values_mut() {
+                    channel.finish(a, b);
+                    channel.skipped.insert(a, b);
+                }
             }
             Op::ChannelCreated => {
                 let mut created = ChannelReplay { counted_to: a, ..ChannelReplay::default() };
@@ -173,6 +197,26 @@ impl Replay {
                 }
             }
         }
+    }
+
+    /// The topic that a change is about. `None` if it is gone, and the change a copy of an old one or one that
+    /// crossed with the deletion.
+    fn changed(&mut self, name: &str, op: Op, number: u64, a: u64) -> Option<&mut TopicReplay> {
+        if !self.topics.contains_key(name) {
+            let deleted = self.deleted.get(name);
+            // These begin a topic, or show that one had begun: the record of that was lost to damage.
+            let begins = match op {
+                Op::TopicCreated | Op::ChannelCreated => {
+                    deleted.is_none_or(|deleted| deleted.number < number)
+                }
+                Op::TopicPaused => deleted.is_none(),
+                _ => false,
+            };
+            if !begins {
+                return None;
+            }
+        }
+        Some(self.topic(name, a))
     }
 
     /// The topic `name`; one that no record has created begins at `first`: its record was lost to damage.
@@ -201,6 +245,11 @@ impl Replay {
         self.dropped.contains(&number)
     }
 
+    /// How many segments of `from..to` are no longer needed, as records say.
+    pub(crate) fn dropped_in(&self, from: u64, to: u64) -> u64 {
+        self.dropped.range(from..to.max(from)).count() as u64
+    }
+
     /// What came of it.
     pub(crate) fn finish(self) -> Recovered {
         let topics = self.topics.into_values().map(TopicReplay::finish).collect();
@@ -220,11 +269,13 @@ impl ChannelReplay {
                 known.extend((first..end).map(|sequence| (sequence, (due, attempts))));
             }
         }
+        let mut skipped = RangeSet::default();
         for (first, end) in state.finished {
             finished.insert(first, end);
+            skipped.insert(first, end);
         }
         let message_count = state.message_count;
-        (state.name, Self { paused: state.paused, finished, known, message_count, counted_to: mark })
+        (state.name, Self { paused: state.paused, finished, skipped, known, message_count, counted_to: mark })
     }
 
     fn finish(&mut self, first: u64, end: u64) {
@@ -245,6 +296,8 @@ impl ChannelReplay {
         for run in runs.iter().filter(|run| run.due > 0) {
             by_cursor.remove(run.span.first, run.span.end());
         }
+        // Nor does what was dropped before it came there.
+        self.skipped.iter().for_each(|(first, end)| by_cursor.remove(first, end));
         let next = by_cursor.end();
         let mut held = Vec::new();
         for run in runs.iter().take_while(|run| run.span.first < mark) {
@@ -265,14 +318,31 @@ impl ChannelReplay {
 
 impl TopicReplay {
     fn finish(self) -> RecoveredTopic {
-        let Self { mut state, runs, channels } = self;
+        let Self { mut state, mut runs, channels } = self;
+        let dead = emptied(&channels);
         if !channels.is_empty() && !state.paused {
             state.mark = state.next;
         }
         let channels = channels.into_iter();
         state.channels = channels.map(|(name, channel)| channel.state(name, &runs, state.mark)).collect();
+        // Only now: the channels had to see which of it was deferred.
+        dead.iter().for_each(|(first, end)| runs.remove(first, end));
         RecoveredTopic { state, runs }
     }
+}
+
+/// What some channel is to skip and no other one needs: a cursor must not meet it again.
+fn emptied(channels: &BTreeMap<String, ChannelReplay>) -> RangeSet {
+    let mut dead = RangeSet::default();
+    for (first, end) in channels.values().flat_map(|channel| channel.skipped.iter()) {
+        dead.insert(first, end);
+    }
+    for channel in channels.values() {
+        let needed: Vec<(u64, u64)> =
+            dead.iter().flat_map(|(first, end)| channel.finished.missing(first, end)).collect();
+        needed.into_iter().for_each(|(first, end)| dead.remove(first, end));
+    }
+    dead
 }
 
 /// Appends `entry`, merged with the last one where it continues it.
@@ -292,7 +362,7 @@ mod tests {
     use super::*;
     use crate::{
         env::AlignedBuf,
-        journal::record::{Found, NewRecord, Span, Walk},
+        journal::record::{Found, NewRecord, Walk},
     };
 
     const STAMP: u64 = 7;

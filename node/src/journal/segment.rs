@@ -17,6 +17,9 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     /// Random number that every record of this segment carries.
     pub(crate) stamp: u64,
+    /// Length of the file when the segment was begun, in blocks of [`ALIGNMENT`] bytes. It may grow, for a
+    /// record that is larger than a segment; a file that is shorter was cut.
+    pub(crate) blocks: u32,
 }
 
 /// What the front of a file says.
@@ -36,6 +39,7 @@ impl SegmentHeader {
         let mut block = [0; ALIGNMENT];
         block[..8].copy_from_slice(&MAGIC);
         block[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        block[12..16].copy_from_slice(&self.blocks.to_le_bytes());
         block[16..24].copy_from_slice(&self.number.to_le_bytes());
         block[24..32].copy_from_slice(&self.stamp.to_le_bytes());
         let crc = crc32fast::hash(&block[..32]);
@@ -57,7 +61,7 @@ impl SegmentHeader {
             return Front::Damaged;
         }
         match u32_at(8) {
-            FORMAT => Front::Segment(Self { number: u64_at(16), stamp: u64_at(24) }),
+            FORMAT => Front::Segment(Self { number: u64_at(16), stamp: u64_at(24), blocks: u32_at(12) }),
             version => Front::OtherFormat(version),
         }
     }
@@ -135,9 +139,9 @@ mod tests {
 
     #[test]
     fn the_front_block_never_changes() {
-        let header = SegmentHeader { number: 0x0102_0304, stamp: 0x1122_3344_5566_7788 };
+        let header = SegmentHeader { number: 0x0102_0304, stamp: 0x1122_3344_5566_7788, blocks: 0x4000 };
         let block = header.encode();
-        let golden = b"bruitjnl\x01\0\0\0\0\0\0\0\x04\x03\x02\x01\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11";
+        let golden = b"bruitjnl\x01\0\0\0\0\x40\0\0\x04\x03\x02\x01\0\0\0\0\x88\x77\x66\x55\x44\x33\x22\x11";
         assert_eq!(block[..32], golden[..]);
         assert!(block[HEADER_LEN..].iter().all(|&byte| byte == 0));
         assert_eq!(SegmentHeader::parse(&block), Front::Segment(header));
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_of_the_front_is_damage() {
-        let block = SegmentHeader { number: 3, stamp: 4 }.encode();
+        let block = SegmentHeader { number: 3, stamp: 4, blocks: 5 }.encode();
         for bit in 0..HEADER_LEN * 8 {
             let mut flipped = block;
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -155,7 +159,7 @@ mod tests {
 
     #[test]
     fn another_format_is_told_apart_from_damage() {
-        let mut block = SegmentHeader { number: 3, stamp: 4 }.encode();
+        let mut block = SegmentHeader { number: 3, stamp: 4, blocks: 5 }.encode();
         block[8] = 2;
         let crc = crc32fast::hash(&block[..32]);
         block[32..HEADER_LEN].copy_from_slice(&crc.to_le_bytes());

@@ -43,6 +43,8 @@ pub(crate) struct Store {
     /// Told when a spare was taken, so that another one is prepared.
     pub(super) spare_taken: Notify,
     damaged_records: AtomicU64,
+    /// Held while a checkpoint is written: two may bear the same name.
+    pub(super) checkpointing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +89,7 @@ impl Store {
             spares_wanted: AtomicUsize::new(0),
             spare_taken: Notify::new(),
             damaged_records: AtomicU64::new(0),
+            checkpointing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -190,6 +193,11 @@ impl Store {
         let spare = self.spares.lock().pop_front();
         self.spare_taken.notify_one();
         spare
+    }
+
+    /// Puts back one that could not be used after all.
+    pub(super) fn return_spare(&self, spare: Spare) {
+        self.spares.lock().push_front(spare);
     }
 
     /// Asks for `count` prepared files from now on: one when the first segment fills, more once a segment was

@@ -59,6 +59,7 @@ pub(crate) async fn keep(
 /// # Errors
 /// What the disk reports; the older checkpoint stays in force.
 pub(crate) async fn write_checkpoint(store: &Store, checkpoint: &Checkpoint) -> io::Result<()> {
+    let _one_at_a_time = store.checkpointing.lock().await;
     let name = checkpoint_name(checkpoint.replay_from);
     let unfinished = store.path(&format!("{name}{UNFINISHED}"));
     let bytes = checkpoint.encode();

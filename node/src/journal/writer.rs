@@ -14,7 +14,7 @@ use super::{
     index::{Run, RunList},
     record::{Found, IndexRun, NewRecord, Span, Walk},
     segment::{FIRST_RECORD, SegmentHeader, segment_name},
-    store::Store,
+    store::{Spare, Store},
 };
 use crate::env::{ALIGNMENT, AlignedBuf, DiskFile, Open};
 
@@ -178,13 +178,24 @@ impl Writer {
             self.store.want_spares(2);
         }
         let sealing = self.seal().await;
+        self.active = Some(self.begin(spare).await?);
+        // Only now: after a failure half-way the number is used again and its file replaced, so that a start
+        // which finds a number left out knows that a file is gone.
+        self.next_number += 1;
+        sealing
+    }
+
+    /// Makes the segment of the next number from a spare file.
+    async fn begin(&mut self, spare: Spare) -> io::Result<Active> {
         let number = self.next_number;
         let path = self.store.path(&segment_name(number));
-        self.store.disk().rename(&spare.path, &path).await?;
-        // From here on the number is used, even if opening fails: the file may be found at the next start.
-        self.next_number += 1;
+        if let Err(error) = self.store.disk().rename(&spare.path, &path).await {
+            self.store.return_spare(spare);
+            return Err(error);
+        }
         let file = self.store.disk().open(&path, Open::Direct).await?;
-        let header = SegmentHeader { number, stamp: self.random_stamp() };
+        let blocks = u32::try_from(spare.len / ALIGNMENT as u64).unwrap_or(u32::MAX);
+        let header = SegmentHeader { number, stamp: self.random_stamp(), blocks };
         let mut buffer = self.spare_buffer.take().unwrap_or_else(|| AlignedBuf::with_capacity(64 * 1024));
         buffer.resize(0);
         buffer.extend_from_slice(&header.encode());
@@ -195,7 +206,7 @@ impl Writer {
         buffer.resize(0);
         let sealed = SealedSegment { number, stamp: header.stamp, end: FIRST_RECORD, index: 0 };
         self.store.add(sealed, false, spare.len);
-        self.active = Some(Active {
+        Ok(Active {
             header,
             file,
             capacity: spare.len,
@@ -205,8 +216,7 @@ impl Writer {
             last_commit: FIRST_RECORD,
             index: BTreeMap::new(),
             unplaced: Vec::new(),
-        });
-        sealing
+        })
     }
 
     /// Ends the segment with the index of its messages.
@@ -216,16 +226,22 @@ impl Writer {
     /// the next start.
     pub(crate) async fn seal(&mut self) -> io::Result<()> {
         let Some(mut active) = self.active.take() else { return Ok(()) };
-        let pending = if active.end() > active.committed { active.write(true).await } else { Ok(()) };
         let (number, stamp) = (active.header.number, active.header.stamp);
+        let pending = if active.end() > active.committed { active.write(true).await } else { Ok(()) };
         let end = active.committed;
-        let mut sealed = SealedSegment { number, stamp, end, index: 0 };
-        if pending.is_ok() {
-            active.append_index();
-            if active.write(true).await.is_ok() {
-                sealed = SealedSegment { index: end, end: active.committed, ..sealed };
+        let indexed = match &pending {
+            Ok(()) => {
+                active.append_index();
+                active.write(true).await.is_ok()
             }
+            Err(_) => false,
+        };
+        if !indexed {
+            self.active = Some(active);
+            self.abandon().await;
+            return pending;
         }
+        let sealed = SealedSegment { number, stamp, index: end, end: active.committed };
         self.store.add(sealed, true, active.capacity.max(active.committed));
         self.spare_buffer = Some(active.buffer);
         pending
