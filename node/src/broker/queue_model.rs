@@ -11,7 +11,7 @@ use super::{
     queue::{Output, Queue},
     tail::{Committed, Tail},
 };
-use crate::journal::{RunList, Span};
+use crate::journal::{Run, RunList, Span};
 
 const TIMEOUT: u32 = 1000;
 const CLIENTS: u32 = 3;
@@ -85,7 +85,9 @@ impl World {
         self.next = span.end();
         // Node time and wall time are one clock here.
         let due = if delay > 0 { self.now + delay } else { 0 };
-        self.tail.push(Committed { span, due, frames: frames.freeze(), run: None });
+        let place = u32::try_from(span.first).expect("few messages");
+        let run = Some(Run { span, segment: 1, offset: place * 100, len: count * 100, due });
+        self.tail.push(Committed { span, due, frames: frames.freeze(), run });
         for (span, due) in self.tail.advance().1 {
             self.queue.defer(span, due, due);
         }
