@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::journal::{Run, RunList, Span, store::ReadBack};
+use crate::journal::{Run, RunList, Span, ranges::RangeSet, store::ReadBack};
 
 /// Messages that a commit has added.
 #[derive(Debug, Clone)]
@@ -214,9 +214,12 @@ impl Tail {
         self.deferred = self.deferred.split_off(&lowest);
     }
 
-    /// The numbers in `from..to` that the journal does not have, as ranges: emptied, or never written.
+    /// The numbers in `from..to` at which there is nothing, as ranges: emptied, or never written.
     pub(super) fn gaps(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        self.runs.missing(from, to)
+        let mut gaps = RangeSet::default();
+        self.runs.missing(from, to).into_iter().for_each(|(first, end)| gaps.insert(first, end));
+        self.recent.iter().for_each(|recent| gaps.remove(recent.span.first, recent.span.end()));
+        gaps.iter().collect()
     }
 
     /// All runs, for reclaim.
@@ -301,6 +304,17 @@ mod tests {
         assert!(matches!(tail.at_cursor(7), Lookup::Cached(..)));
         tail.evict_oldest();
         assert!(matches!(tail.at_cursor(4), Lookup::Skip(5)));
+    }
+
+    #[test]
+    fn what_was_emptied_leaves_a_gap_for_the_checkpoint() {
+        let mut tail = tail();
+        tail.advance();
+        tail.push(committed(9, 3, 0));
+        assert_eq!(tail.drop_backlog(), (9, 12));
+        assert_eq!(tail.gaps(2, 12), [(5, 7), (9, 12)]);
+        tail.evict_oldest();
+        assert_eq!(tail.gaps(2, 12), [(5, 7), (9, 12)], "the journal has what is no longer in memory");
     }
 
     #[test]
