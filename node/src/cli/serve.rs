@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     select,
@@ -13,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use super::settings::{Flags, Settings, log_level};
-use crate::{Durability, Ready, config::JournalConfig, env::real, journal::RecoveryReport};
+use crate::{Durability, Limits, Ready, config::JournalConfig, env::real, journal::RecoveryReport};
 
 /// How long file operations may take to end after the node has stopped.
 const LAST_OPERATIONS: Duration = Duration::from_secs(2);
@@ -46,6 +47,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
 
+    keep_descriptors(&mut settings.config.limits);
     let background = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("bruit-background")
@@ -69,6 +71,28 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     outcome?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes as many file descriptors as the system grants, and leaves a quarter of them to the journal, to HTTP
+/// and to the runtime: a crowd of clients must not keep the journal from opening its next segment.
+fn keep_descriptors(limits: &mut Limits) {
+    let granted = getrlimit(Resource::Nofile);
+    // The soft limit is often 1,024 for the sake of old programs; raising it to the hard one needs no right.
+    let raised = Rlimit { current: granted.maximum, maximum: granted.maximum };
+    let descriptors = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => granted.maximum,
+        Err(_) => granted.current,
+    };
+    let Some(descriptors) = descriptors.and_then(|limit| usize::try_from(limit).ok()) else { return };
+    let most = (descriptors - descriptors / 4).max(1);
+    if limits.max_connections > most {
+        tracing::warn!(
+            "--max-connections is lowered from {} to {most}: the system grants {descriptors} file descriptors \
+             (ulimit -n)",
+            limits.max_connections
+        );
+        limits.max_connections = most;
+    }
 }
 
 /// Begins to log to standard error; what it returns changes the level.
