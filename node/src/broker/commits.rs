@@ -24,7 +24,7 @@ const STAGED_MAX: usize = 64 * 1024 * 1024;
 const FAILURES_MAX: usize = 1024;
 
 /// The batch in which a change is committed. Batches are settled in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// A change to a topic or channel, as the journal will have it.

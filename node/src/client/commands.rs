@@ -15,7 +15,7 @@ use super::{
     outbox::refused,
     session::Effect,
 };
-use crate::broker::{Refused, SubscribeError, Topic};
+use crate::broker::{Refused, SubscribeError, Ticket, Topic};
 
 /// Bytes of publishes that are staged under one lock.
 const GROUP_MAX: usize = 256 * 1024;
@@ -209,15 +209,17 @@ impl Connection {
                 Ok(()) => {
                     self.session.subscribed();
                     self.client.state.store(self.session.state(), Ordering::Relaxed);
-                    self.subscription = Some(Subscription { topic: found, channel: entered, waited: false });
+                    let mut durable = Ticket::default();
                     if known {
                         self.outbox.reply(Bytes::from_static(&nsq::OK_FRAME));
                     } else {
                         // The channel is new: OK means that a restart will know it.
-                        let ticket = self.broker.barrier();
-                        self.broker.commits().wake_after(ticket, &self.client.signal);
-                        self.outbox.acknowledge(ticket, 1, "SUB");
+                        durable = self.broker.barrier();
+                        self.broker.commits().wake_after(durable, &self.client.signal);
+                        self.outbox.acknowledge(durable, 1, "SUB");
                     }
+                    self.subscription =
+                        Some(Subscription { topic: found, channel: entered, durable, waited: false });
                     return Ok(());
                 }
                 Err(SubscribeError::Deleted) => {}

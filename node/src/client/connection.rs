@@ -26,7 +26,7 @@ use super::{
     session::{ServerFacts, Session},
 };
 use crate::{
-    broker::{Broker, Channel, Client, Topic, Want, millis},
+    broker::{Broker, Channel, Client, Ticket, Topic, Want, millis},
     env::Conn,
 };
 
@@ -53,6 +53,8 @@ thread_local! {
 pub(super) struct Subscription {
     pub(super) topic: Arc<Topic>,
     pub(super) channel: Arc<Channel>,
+    /// The channel is durable, and SUB answered, once this is settled. No message precedes that answer.
+    pub(super) durable: Ticket,
     /// The channel was asked and will wake, or has woken, this connection.
     pub(super) waited: bool,
 }
@@ -84,6 +86,8 @@ pub(super) struct Connection {
     /// Whole commands may lie in `input`: there was no room for what they ask.
     pub(super) blocked: bool,
     pub(super) outbox: Outbox,
+    /// The latest batch whose publishers were answered.
+    settled: Ticket,
     pub(super) deadlines: Deadlines,
     pub(super) timer: Pin<Box<Sleep>>,
     pub(super) topic: Option<Arc<Topic>>,
@@ -121,6 +125,7 @@ pub(super) async fn run(
         need: None,
         blocked: false,
         outbox: Outbox::default(),
+        settled: Ticket::default(),
         deadlines,
         timer,
         topic: None,
@@ -151,9 +156,9 @@ impl Connection {
                 let Ok(read) = self.read(cx) else { return Poll::Ready(Err(())) };
                 progressed |= read;
                 reads += usize::from(read);
-                progressed |= self.deliver();
             }
             progressed |= self.settle();
+            progressed |= !self.ending && self.deliver();
             let Ok(wrote) = self.write(cx) else { return Poll::Ready(Err(())) };
             progressed |= wrote;
             if !progressed {
@@ -262,7 +267,8 @@ impl Connection {
     /// Answers publishes that are durable now.
     fn settle(&mut self) -> bool {
         let commits = self.broker.commits();
-        match self.outbox.settle(commits.settled(), |ticket| commits.outcome(ticket)) {
+        self.settled = commits.settled();
+        match self.outbox.settle(self.settled, |ticket| commits.outcome(ticket)) {
             Ok(progressed) => progressed,
             Err(error) => {
                 self.outbox.forget_owed();
@@ -274,7 +280,9 @@ impl Connection {
 
     /// Takes messages while the client is ready for them.
     fn deliver(&mut self) -> bool {
-        let Some(subscription) = &mut self.subscription else { return false };
+        let settled = self.settled;
+        let subscribed = self.subscription.as_mut().filter(|subscription| subscription.durable <= settled);
+        let Some(subscription) = subscribed else { return false };
         let in_flight = self.client.in_flight.load(Ordering::Relaxed);
         let messages = self.session.ready.saturating_sub(in_flight);
         let woken = subscription.waited && !self.client.is_waiting();
