@@ -95,6 +95,11 @@ impl Stage {
         }
     }
 
+    /// Makes room for `count` messages whose bodies have `bytes` in all, so that staging them moves nothing.
+    pub(super) fn reserve(&mut self, count: usize, bytes: usize) {
+        self.frames.reserve(bytes + count * nsq::MESSAGE_OVERHEAD);
+    }
+
     /// Bytes that are staged.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len()

@@ -90,6 +90,11 @@ impl Stager<'_> {
         self.stage.push(self.timestamp, due, bodies);
     }
 
+    /// Makes room for `count` messages whose bodies have `bytes` in all.
+    pub(crate) fn reserve(&mut self, count: usize, bytes: usize) {
+        self.stage.reserve(count, bytes);
+    }
+
     /// Ends staging. `signal`, if given, is woken once the batch is settled.
     pub(crate) fn finish(mut self, signal: Option<&Arc<Signal>>) -> Ticket {
         if self.stage.batch == 0 {

@@ -88,10 +88,11 @@ impl Connection {
                 self.publish(topic, body, behind).map(|more| taken = more)
             }
             Effect::Publish { topic, body, delay } => {
-                self.stage(topic, delay, std::iter::once(body), "DPUB", 1)
+                self.stage(topic, delay, std::iter::once(body), "DPUB", (1, body.len()))
             }
             Effect::MultiPublish { topic, messages } => {
-                self.stage(topic, 0, messages.iter(), "MPUB", messages.len() as u64)
+                let size = (messages.len(), messages.body_bytes());
+                self.stage(topic, 0, messages.iter(), "MPUB", size)
             }
             Effect::Ready => {
                 self.client.ready.store(self.session.ready, Ordering::Relaxed);
@@ -158,16 +159,17 @@ impl Connection {
         delay: u64,
         bodies: impl Iterator<Item = &'a [u8]>,
         command: &'static str,
-        count: u64,
+        (count, bytes): (usize, usize),
     ) -> Result<(), ClientError> {
         let failed = |why: Refused| refused(command, &why);
         let topic = self.topic(name).map_err(failed)?;
         let due = topic.due(delay).map_err(failed)?;
         let mut stager = topic.stager(self.broker.clock().timestamp()).map_err(failed)?;
+        stager.reserve(count, bytes);
         stager.push(due, bodies);
         let ticket = stager.finish(Some(&self.client.signal));
         self.outbox.acknowledge(ticket, 1, command);
-        self.published += count;
+        self.published += count as u64;
         Ok(())
     }
 
