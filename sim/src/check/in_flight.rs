@@ -77,6 +77,15 @@ pub(super) fn free_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
     consumer.left_at.map_or(free, |left| left.min(free))
 }
 
+/// The earliest time at which a consumer no longer holds a delivery. An answer that was refused counts: the
+/// node says with it that the message is not in flight. That happens when a late FIN for one delivery arrives
+/// behind the next delivery of the same message to the same consumer, and finishes that one.
+fn let_go_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
+    let refused = delivery.answers.iter().find(|answer| answer.refused && answer.kind != AnswerKind::Touch);
+    let free = free_at(delivery, consumer);
+    refused.map_or(free, |answer| answer.at.min(free))
+}
+
 /// Consumers that held more messages than any RDY that can have been in force.
 fn overrun(ledger: &Ledger<'_>) -> Vec<Finding> {
     let mut held: BTreeMap<Conn, Vec<Duration>> = BTreeMap::new();
@@ -85,7 +94,7 @@ fn overrun(ledger: &Ledger<'_>) -> Vec<Finding> {
         let Some(consumer) = ledger.conns.get(&delivery.conn) else { continue };
         let held = held.entry(delivery.conn).or_default();
         held.retain(|free| *free > delivery.at + SLACK);
-        held.push(free_at(delivery, consumer));
+        held.push(let_go_at(delivery, consumer));
         let allowed = allowed(consumer, delivery.at);
         if held.len() as u64 > allowed {
             let (conn, at, holds) = (delivery.conn, delivery.at, held.len());
@@ -168,5 +177,21 @@ mod tests {
         assert!(scene.found(check).is_empty());
         scene.deliver(conn, 3, 1);
         assert_eq!(scene.found(check), ["I10"]);
+    }
+
+    #[test]
+    fn an_answer_that_was_refused_lets_the_message_go_as_well() {
+        let mut scene = Scene::new();
+        let conn = scene.subscribe(0, 0);
+        scene.publish(0, &[1, 2, 3]);
+        scene.event(Event::Ready(conn, 2));
+        scene.wait(50);
+        scene.deliver(conn, 1, 2);
+        scene.finish(conn, 1);
+        scene.complain(conn, "FIN", 1);
+        scene.wait(10);
+        scene.deliver(conn, 2, 1);
+        scene.deliver(conn, 3, 1);
+        assert!(scene.found(check).is_empty());
     }
 }

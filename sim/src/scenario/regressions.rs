@@ -12,7 +12,7 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 2] = [
+pub const REGRESSIONS: [Regression; 3] = [
     Regression {
         was: "a sync that failed while a segment was sealed refused publishes for ever",
         scenario: "fsync",
@@ -22,5 +22,10 @@ pub const REGRESSIONS: [Regression; 2] = [
         was: "a message got the number of a finished one whose record was damaged, and was never delivered",
         scenario: "flip",
         seed: 2248,
+    },
+    Regression {
+        was: "a late FIN that finished the next delivery was taken for one that the node had ignored",
+        scenario: "calm",
+        seed: 490,
     },
 ];
