@@ -213,7 +213,8 @@ impl Channel {
         sequence: u64,
         delay: u64,
     ) -> Result<(), RequeueError> {
-        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
+        // Both clocks are cut to whole milliseconds, and a delay is never cut short.
+        let (now, wall) = (self.shared.clock.now() + 1, self.shared.clock.wall() + 1);
         let mut state = self.state.lock();
         state.queue.requeue(now, wall, sequence, client.id, delay)?;
         client.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -45,10 +45,11 @@ impl Clock {
     }
 
     /// When, on the monotonic clock, a due time of the wall clock comes, if the wall clock is not stepped
-    /// until then. Later steps do not move it, and one that was stepped back before a restart does not hold
-    /// messages back longer than anyone may ask for.
+    /// until then: never earlier, so the milliseconds that both clocks cut are rounded up. Later steps do not
+    /// move it, and one that was stepped back before a restart does not hold messages back longer than anyone
+    /// may ask for.
     pub(crate) fn monotonic(&self, due: u64) -> u64 {
-        self.now() + due.saturating_sub(self.wall()).min(self.delay_max)
+        self.now() + 1 + due.saturating_sub(self.wall()).min(self.delay_max)
     }
 
     fn since_epoch(&self) -> Duration {
@@ -59,4 +60,34 @@ impl Clock {
 /// `duration` in whole milliseconds.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// A wall clock that runs with tokio's and is between two milliseconds at the start.
+    struct Between(Instant, Duration);
+
+    impl WallClock for Between {
+        fn now(&self) -> SystemTime {
+            UNIX_EPOCH + self.1 + self.0.elapsed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_delay_is_cut_short_by_the_milliseconds_that_clocks_cut() {
+        for (start, published, seen) in [(100, 900, 999), (999, 0, 1), (500, 499, 501), (0, 0, 0)] {
+            let begin = Instant::now();
+            let wall = Between(begin, Duration::from_micros(1_000_000 + start));
+            let clock = Clock::start(Arc::new(wall), Duration::from_secs(60));
+            tokio::time::advance(Duration::from_micros(published)).await;
+            let (published, due) = (Instant::now(), clock.wall() + 1 + 700);
+            tokio::time::advance(Duration::from_micros(seen)).await;
+            let at = clock.instant(clock.monotonic(due));
+            assert!(at - published >= Duration::from_millis(700), "{:?} early", at - published);
+        }
+    }
 }

@@ -200,7 +200,8 @@ impl Topic {
         if self.tail.lock().deferred_records() >= DEFERRED_MAX {
             return Err(Refused::Failed("too many deferred messages in this topic".into()));
         }
-        Ok(self.shared.clock.wall().saturating_add(delay))
+        // The clock is cut to whole milliseconds, and a delay is never cut short.
+        Ok(self.shared.clock.wall().saturating_add(delay).saturating_add(1))
     }
 
     /// The channel `name`.
