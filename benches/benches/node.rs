@@ -7,12 +7,12 @@
 use std::{
     cell::RefCell,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
 };
 
 use bruit::{
-    Config, JournalConfig,
+    Config, JournalConfig, MeshConfig,
     env::{BoxFut, Conn, Listener, Net, real},
 };
 use bruit_wire::nsq::{
@@ -20,6 +20,7 @@ use bruit_wire::nsq::{
     put_ready, put_subscribe,
 };
 use divan::{Bencher, counter::ItemsCount};
+use quinn::AsyncUdpSocket;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -99,6 +100,7 @@ impl World {
             data_path: data.path().to_owned(),
             http_address: None,
             journal: JournalConfig { segment_size: 16 * 1024 * 1024, ..JournalConfig::default() },
+            mesh: MeshConfig { gossip_address: None, ..MeshConfig::default() },
             ..Config::default()
         };
         runtime.spawn(async {
@@ -201,6 +203,22 @@ impl Net for MemoryNet {
     fn listen(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Box<dyn Listener>>> {
         let connections = self.connections.lock().unwrap().take().expect("a node without HTTP listens once");
         Box::pin(async move { Ok(Box::new(MemoryListener { address, connections }) as Box<dyn Listener>) })
+    }
+
+    fn connect(&self, _: SocketAddr) -> BoxFut<'_, io::Result<Conn>> {
+        unreachable!("a node without a mesh connects to nobody")
+    }
+
+    fn bind_udp(&self, _: SocketAddr) -> BoxFut<'_, io::Result<Arc<dyn AsyncUdpSocket>>> {
+        unreachable!("a node without a mesh sends no datagrams")
+    }
+
+    fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFut<'a, io::Result<Vec<SocketAddr>>> {
+        unreachable!("a node without a mesh looks nobody up")
+    }
+
+    fn route(&self, _: SocketAddr) -> io::Result<IpAddr> {
+        unreachable!("a node without a mesh asks for no route")
     }
 }
 

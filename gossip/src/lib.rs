@@ -1,16 +1,28 @@
 //! What is true of the mesh, and nothing that moves it.
 //!
-//! Like `bruit-wire` this crate is pure: no IO, no clock, no randomness of its own. For now it knows who a
-//! node is; what nodes tell each other comes later.
+//! Like `bruit-wire` this crate is pure: no IO, no clock, no randomness of its own.
 //!
 //! - [`NodeId`]: the name of a node, for life.
 //! - [`Identity`]: that name and how often the node has started, as it is kept on disk.
+//! - [`Peer`]: a node as SWIM knows it.
+//! - [`Input`], [`Output`]: what goes into the mesh machine, and what comes out of it.
 
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)
 )]
 
+mod event;
 mod identity;
+mod peer;
+mod profile;
+mod secret;
 
+pub use event::{
+    ADDRESSES_MAX, About, Command, DATAGRAM_MAX, Event, Input, LEG_MAX, LocalChange, LocalWhat, Name, Now,
+    Output, TEXT_MAX,
+};
 pub use identity::{Identity, IdentityError, InvalidNodeId, NodeId};
+pub use peer::Peer;
+pub use profile::{InvalidProfile, Profile};
+pub use secret::{InvalidSecret, Secret};

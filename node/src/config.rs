@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use bruit_gossip::{Profile, Secret};
 use bruit_wire::TopicName;
 
 /// Everything that one node needs to know.
@@ -14,8 +15,10 @@ pub struct Config {
     pub http_address: Option<SocketAddr>,
     /// Holds the journal, the checkpoints, the lock and the node's identity.
     pub data_path: PathBuf,
-    /// The name or address that `/info` and discovery hand out.
-    pub broadcast_address: String,
+    /// Names or addresses that `/info` and discovery hand out; `/lookup` answers with the one that suits the
+    /// asker, `/info` with the first. Empty: the address that peers use if others can reach it, else the
+    /// host's name.
+    pub broadcast_addresses: Vec<String>,
     /// The TCP port to hand out, when it is not the one that is bound.
     pub broadcast_tcp_port: Option<u16>,
     /// The HTTP port to hand out, when it is not the one that is bound.
@@ -30,6 +33,8 @@ pub struct Config {
     pub limits: Limits,
     /// How messages are kept.
     pub journal: JournalConfig,
+    /// How other nodes are found.
+    pub mesh: MeshConfig,
     /// How much is logged, and how to change that while the node runs.
     pub log: LogControl,
 }
@@ -62,7 +67,7 @@ impl Default for Config {
             tcp_address: SocketAddr::from(([0, 0, 0, 0], 4150)),
             http_address: Some(SocketAddr::from(([0, 0, 0, 0], 4151))),
             data_path: PathBuf::from("bruit-data"),
-            broadcast_address: "localhost".to_owned(),
+            broadcast_addresses: Vec::new(),
             broadcast_tcp_port: None,
             broadcast_http_port: None,
             hostname: "localhost".to_owned(),
@@ -70,8 +75,77 @@ impl Default for Config {
             topology_zone: String::new(),
             limits: Limits::default(),
             journal: JournalConfig::default(),
+            mesh: MeshConfig::default(),
             log: LogControl::default(),
         }
+    }
+}
+
+/// How a node finds others and talks to them.
+#[derive(Clone)]
+pub struct MeshConfig {
+    /// Where sealed datagrams are taken; port 0 takes a free one. `None` keeps the node by itself.
+    pub gossip_address: Option<SocketAddr>,
+    /// Where QUIC connections are taken; port 0 takes a free one.
+    pub mesh_address: SocketAddr,
+    /// Only nodes that name the same cluster talk to each other.
+    pub cluster_name: String,
+    /// What all nodes of the cluster know and nobody else. Without it, peers are on loopback only.
+    pub secret: Option<Secret>,
+    /// `host:port` of nodes to join: every address of every name, tried for ever.
+    pub join: Vec<String>,
+    /// How quick a network the time-outs expect.
+    pub profile: Profile,
+    /// Certificates to use on QUIC instead of those derived from the secret.
+    pub pki: Option<Pki>,
+    /// Where nsqlookupd's HTTP API alone is served once more, for clients that have its port baked in.
+    pub lookupd_http_address: Option<SocketAddr>,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            gossip_address: Some(SocketAddr::from(([127, 0, 0, 1], 4160))),
+            mesh_address: SocketAddr::from(([127, 0, 0, 1], 4161)),
+            cluster_name: "bruit".to_owned(),
+            secret: None,
+            join: Vec::new(),
+            profile: Profile::Lan,
+            pki: None,
+            lookupd_http_address: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for MeshConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { gossip_address, mesh_address, cluster_name, secret, join, .. } = self;
+        f.debug_struct("MeshConfig")
+            .field("gossip_address", gossip_address)
+            .field("mesh_address", mesh_address)
+            .field("cluster_name", cluster_name)
+            .field("secret", &secret.is_some())
+            .field("join", join)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Files of an operator's own certificates, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pki {
+    /// Certificates of the authorities that peers' certificates may come from.
+    pub ca: PathBuf,
+    /// The node's certificate, with its chain.
+    pub cert: PathBuf,
+    /// The key to it.
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// The name or address that `/info` hands out.
+    #[must_use]
+    pub fn broadcast_address(&self) -> &str {
+        self.broadcast_addresses.first().unwrap_or(&self.hostname)
     }
 }
 

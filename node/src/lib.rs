@@ -21,7 +21,9 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::config::{Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl};
+pub use self::config::{
+    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
+};
 pub use self::data::DataError;
 use self::{
     broker::{Broker, Opening, Tasks},

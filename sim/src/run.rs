@@ -258,6 +258,7 @@ fn config(shape: &Shape) -> Config {
         data_path: PathBuf::from("/data"),
         ..Config::default()
     };
+    config.mesh.gossip_address = None;
     config.journal.segment_size = shape.segment_size;
     config.journal.cache_bytes = shape.cache_bytes;
     config.journal.min_free_bytes = 128 * 1024;

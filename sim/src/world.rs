@@ -6,7 +6,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -69,6 +69,7 @@ impl Machine {
             net: Arc::new(SimNet { dice: dice.fork(1), trace: self.trace.clone() }),
             disk: Arc::new(self.disk.mount()),
             entropy: Arc::new(SimEntropy { dice: Mutex::new(dice.fork(2)) }),
+            crypto: Arc::new(rustls::crypto::ring::default_provider()),
             wall: Arc::new(self.wall.clone()),
             spawn: spawn.clone(),
             background: spawn,
@@ -186,6 +187,22 @@ impl Net for SimNet {
             };
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Conn>> {
+        Box::pin(async move { Err(io::Error::other(format!("no way to {address}"))) })
+    }
+
+    fn bind_udp(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+        Box::pin(async move { Err(io::Error::other(format!("no datagrams at {address}"))) })
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str, _port: u16) -> BoxFut<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Err(io::Error::other(format!("no name {host}"))) })
+    }
+
+    fn route(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        Err(io::Error::other(format!("no route to {to}")))
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     fmt::Debug,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -38,6 +38,8 @@ pub struct Env {
     pub disk: Arc<dyn Disk>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// The cryptography that QUIC uses. Its randomness is part of the world.
+    pub crypto: Arc<rustls::crypto::CryptoProvider>,
     /// The wall clock, for time stamps and due times that survive a restart; never for time-outs.
     pub wall: Arc<dyn WallClock>,
     /// Tasks of the data plane: client connections and the commit loop. One thread in production.
@@ -52,10 +54,22 @@ impl Debug for Env {
     }
 }
 
-/// Stream sockets.
+/// Sockets.
 pub trait Net: Send + Sync + 'static {
     /// Listens on `address`; port 0 takes a free one, which [`Listener::local_addr`] tells.
     fn listen(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Box<dyn Listener>>>;
+    /// Opens a stream to `address`. The caller brings the time-out.
+    fn connect(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Conn>>;
+    /// Binds a datagram socket; port 0 takes a free one, which the socket tells. To be called on the runtime
+    /// that polls the socket.
+    fn bind_udp(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>>;
+    /// Every address of a name, as the system's resolver orders them.
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFut<'a, io::Result<Vec<SocketAddr>>>;
+    /// The local address from which packets to `to` would go; sends none.
+    ///
+    /// # Errors
+    /// There is no route.
+    fn route(&self, to: SocketAddr) -> io::Result<IpAddr>;
 }
 
 /// A bound stream socket that hands out connections.

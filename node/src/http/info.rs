@@ -25,7 +25,7 @@ pub(super) async fn info(State(state): State<HttpState>) -> Response {
     let limits = &config.limits;
     reply::json(&Info {
         version: NSQ_VERSION,
-        broadcast_address: &config.broadcast_address,
+        broadcast_address: config.broadcast_address(),
         hostname: &config.hostname,
         http_port: state.http_port,
         tcp_port: state.tcp_port,

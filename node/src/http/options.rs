@@ -112,7 +112,7 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.map(|address| address.to_string()).unwrap_or_default()),
         "https_address" | "statsd_address" | "tls_cert" | "tls_key" => json!(""),
-        "broadcast_address" => json!(config.broadcast_address),
+        "broadcast_address" => json!(config.broadcast_address()),
         "broadcast_tcp_port" => json!(config.broadcast_tcp_port.unwrap_or_default()),
         "broadcast_http_port" => json!(config.broadcast_http_port.unwrap_or_default()),
         "data_path" => json!(config.data_path.to_string_lossy()),

@@ -37,7 +37,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
              --http-address="
         ));
     }
-    if config.broadcast_address.is_empty() {
+    if config.broadcast_addresses.iter().any(String::is_empty) {
         problems.push(
             "--broadcast-address is empty: write the name by which others reach this machine".to_owned(),
         );
@@ -143,7 +143,7 @@ mod tests {
             config.http_address = Some(config.tcp_address);
         });
         assert_eq!(any, Vec::<String>::new());
-        refuses("--broadcast-address is empty", |config| config.broadcast_address.clear());
+        refuses("--broadcast-address is empty", |config| config.broadcast_addresses.push(String::new()));
     }
 
     #[test]

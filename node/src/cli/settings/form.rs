@@ -26,6 +26,8 @@ pub(super) struct Size;
 pub(super) struct Count;
 /// Any text.
 pub(super) struct Text;
+/// Several texts, with commas between them.
+pub(super) struct Texts;
 /// A file system path.
 pub(super) struct PathText;
 /// `host:port`, or `:port` for all addresses of the machine.
@@ -151,6 +153,16 @@ impl Form<String> for Text {
 
     fn show(value: &String) -> String {
         value.clone()
+    }
+}
+
+impl Form<Vec<String>> for Texts {
+    fn parse(text: &str) -> Result<Vec<String>, String> {
+        Ok(text.split(',').map(|part| part.trim().to_owned()).collect())
+    }
+
+    fn show(value: &Vec<String>) -> String {
+        value.join(",")
     }
 }
 

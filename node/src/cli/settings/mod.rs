@@ -213,7 +213,6 @@ fn defaults() -> Config {
     let mut config = Config::default();
     if let Ok(hostname) = rustix::system::uname().nodename().to_str() {
         config.hostname = hostname.to_owned();
-        config.broadcast_address = hostname.to_owned();
     }
     config
 }
@@ -275,7 +274,7 @@ mod tests {
         let settings = resolve(&[], &[]).unwrap();
         assert_eq!(settings.config.tcp_address, Config::default().tcp_address);
         assert_eq!(settings.config.data_path, PathBuf::from("bruit-data"));
-        assert_eq!(settings.config.broadcast_address, settings.config.hostname);
+        assert_eq!(settings.config.broadcast_address(), settings.config.hostname);
         assert!(settings.rows.iter().all(|row| row.origin == Origin::Default));
         assert!(settings.warnings.is_empty());
     }

@@ -4,6 +4,7 @@
 
 use super::form::{
     Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, PortOrSame, Rules, Size, Text,
+    Texts,
 };
 use crate::config::Config;
 
@@ -126,7 +127,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Where HTTP is served; empty turns it off"),
     applied!("data-path", "DIR", PathText, One, data_path,
         "Holds the messages; created when missing, used by one node at a time"),
-    applied!("broadcast-address", "HOST", Text, One, broadcast_address,
+    applied!("broadcast-address", "HOST", Texts, Many, broadcast_addresses,
         "Name or address of this machine that others are told to connect to"),
     applied!("broadcast-tcp-port", "PORT", PortOrSame, One, broadcast_tcp_port,
         "TCP port that others are told; 0 is the one listened on"),

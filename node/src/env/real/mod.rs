@@ -31,6 +31,7 @@ pub fn env(data_plane: Handle, background: Handle) -> Env {
         net: Arc::new(net::RealNet),
         disk: Arc::new(disk::RealDisk::new(background.clone())),
         entropy: Arc::new(SystemEntropy),
+        crypto: Arc::new(rustls::crypto::ring::default_provider()),
         wall: Arc::new(SystemClock),
         spawn: Arc::new(TokioSpawn(data_plane)),
         background: Arc::new(TokioSpawn(background)),

@@ -1,8 +1,13 @@
-//! TCP by tokio.
+//! TCP and UDP by tokio.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
-use tokio::net::{TcpListener, TcpSocket};
+use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
 use super::super::{BoxFut, Conn, Listener, Net};
 
@@ -22,6 +27,35 @@ impl Net for RealNet {
             Ok(listener)
         })
     }
+
+    fn connect(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Conn>> {
+        Box::pin(async move { Ok(conn(TcpStream::connect(address).await?)) })
+    }
+
+    fn bind_udp(&self, address: SocketAddr) -> BoxFut<'_, io::Result<Arc<dyn AsyncUdpSocket>>> {
+        // Made by quinn, so that many packets go through one system call where the kernel can do it.
+        Box::pin(async move { TokioRuntime.wrap_udp_socket(UdpSocket::bind(address)?) })
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFut<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(lookup_host((host, port)).await?.collect()) })
+    }
+
+    fn route(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        // Connecting a datagram socket asks the kernel for a route and sends nothing.
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        Ok(socket.local_addr()?.ip())
+    }
+}
+
+fn conn(stream: TcpStream) -> Conn {
+    // Fails only on a connection that is gone already, which its first read will tell.
+    let _ = stream.set_nodelay(true);
+    let (reader, writer) = stream.into_split();
+    Conn { reader: Box::new(reader), writer: Box::new(writer) }
 }
 
 struct RealListener(TcpListener);
@@ -30,10 +64,7 @@ impl Listener for RealListener {
     fn accept(&mut self) -> BoxFut<'_, io::Result<(Conn, SocketAddr)>> {
         Box::pin(async move {
             let (stream, peer) = self.0.accept().await?;
-            // Fails only on a connection that is gone already, which its first read will tell.
-            let _ = stream.set_nodelay(true);
-            let (reader, writer) = stream.into_split();
-            Ok((Conn { reader: Box::new(reader), writer: Box::new(writer) }, peer))
+            Ok((conn(stream), peer))
         })
     }
 
