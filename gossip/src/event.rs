@@ -37,6 +37,9 @@ pub struct About {
     pub topology_region: String,
     /// Whether it is about to go and wants no new work.
     pub draining: bool,
+    /// Whether the port for clients is open at the gossip address too, so that a refused connection there
+    /// means that the process is gone.
+    pub tcp_at_gossip: bool,
 }
 
 /// Most addresses that a node hands out.
