@@ -105,7 +105,7 @@ impl Channel {
     }
 
     /// Unique over the node's life.
-    pub(super) const fn number(&self) -> u64 {
+    pub(crate) const fn number(&self) -> u64 {
         self.number
     }
 

@@ -15,6 +15,7 @@ mod clock;
 mod commits;
 mod committer;
 mod delivery;
+mod holdings;
 mod queue;
 #[cfg(test)]
 mod queue_model;
@@ -29,7 +30,7 @@ mod window;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use self::{agenda::Agenda, commits::Commits};
+use self::{agenda::Agenda, commits::Commits, holdings::Holdings};
 pub(crate) use self::{
     channel::SubscribeError,
     client::Client,
@@ -64,8 +65,9 @@ pub(crate) struct Shared {
     agenda: Arc<Agenda>,
     store: Arc<Store>,
     admission: Arc<Admission>,
-    /// Numbers channels over the node's life.
-    channels: AtomicU64,
+    holdings: Holdings,
+    /// Numbers topics and channels over the node's life.
+    numbers: AtomicU64,
 }
 
 impl std::fmt::Debug for Shared {

@@ -22,6 +22,7 @@ use super::{
     clock::Clock,
     commits::{Commits, Ticket},
     committer::Committer,
+    holdings::Holdings,
     reclaim,
     topic::Topic,
 };
@@ -143,7 +144,8 @@ impl Broker {
             agenda: Arc::new(Agenda::default()),
             store,
             admission: Arc::new(Admission::default()),
-            channels: AtomicU64::new(1),
+            holdings: Holdings::default(),
+            numbers: AtomicU64::new(1),
         });
         // Seconds and 16 bits: below this no start used a number, at less than 65,536 messages a second.
         let floors =
@@ -192,6 +194,11 @@ impl Broker {
         &self.shared.commits
     }
 
+    /// What the mesh has to know of this node's topics.
+    pub(crate) fn holdings(&self) -> &Holdings {
+        &self.shared.holdings
+    }
+
     /// The node's clocks.
     pub(crate) fn clock(&self) -> &Clock {
         &self.shared.clock
@@ -228,14 +235,31 @@ impl Broker {
         let first = if name.is_ephemeral() { floors.ephemeral } else { floors.journalled };
         let topic = Topic::new(name.clone(), Arc::clone(&self.shared), first);
         topic.created(first);
+        for channel in self.shared.holdings.known_channels(name) {
+            // What the mesh knows beyond this node's limits, it has to keep elsewhere.
+            if let Err(refused) = topic.channel_or_create(&channel) {
+                tracing::warn!("the new topic {name} begins without the channel {channel}: {refused}");
+            }
+        }
         self.topics.insert(name.clone(), Arc::clone(&topic));
+        self.shared.holdings.note(name);
         Ok(topic)
     }
 
     /// Deletes a topic with its channels and all they hold. `None` if there is none.
     pub fn delete_topic(&self, name: &str) -> Option<Ticket> {
+        self.delete_topic_if(name, |_| true)
+    }
+
+    /// Deletes the topic if it still is the one with this number.
+    pub(crate) fn delete_topic_numbered(&self, name: &str, number: u64) -> Option<Ticket> {
+        self.delete_topic_if(name, |topic| topic.number() == number)
+    }
+
+    fn delete_topic_if(&self, name: &str, condition: impl Fn(&Topic) -> bool) -> Option<Ticket> {
         let mut floors = self.floors.lock();
-        let (_, topic) = self.topics.remove(name)?;
+        let (_, topic) = self.topics.remove_if(name, |_, topic| condition(topic))?;
+        self.shared.holdings.note(topic.name());
         let (ticket, next) = topic.delete();
         let floor = if topic.name().is_ephemeral() { &mut floors.ephemeral } else { &mut floors.journalled };
         *floor = next.max(*floor);

@@ -36,6 +36,7 @@ const DEFERRED_MAX: usize = 1_000_000;
 /// loop's. None is held over an await.
 #[derive(Debug)]
 pub struct Topic {
+    number: u64,
     name: TopicName,
     pub(super) durability: Durability,
     shared: Arc<Shared>,
@@ -119,7 +120,8 @@ impl Topic {
         let durability = shared.journal.durability_of(&name);
         let stage = Mutex::new(Stage::new(shared.node, next));
         let tail = Arc::new(Mutex::new(tail));
-        Arc::new(Self { name, durability, shared, stage, core: Mutex::default(), tail })
+        let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, name, durability, shared, stage, core: Mutex::default(), tail })
     }
 
     /// A topic as the journal has it.
@@ -143,6 +145,11 @@ impl Topic {
         }
         drop(core);
         topic
+    }
+
+    /// Tells it from earlier topics of the same name on this node.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// Its name.
@@ -238,18 +245,37 @@ impl Topic {
             self.change(&mut core, name.as_str(), Op::ChannelCreated, start, 0);
         }
         self.advance(&core);
+        drop(core);
+        self.shared.holdings.note(&self.name);
         Ok(channel)
     }
 
     fn make_channel(&self, name: ChannelName, queue: Queue) -> Arc<Channel> {
-        let number = self.shared.channels.fetch_add(1, Ordering::Relaxed);
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         Channel::new(number, self.name.clone(), name, Arc::clone(&self.shared), Arc::clone(&self.tail), queue)
     }
 
     /// Deletes a channel with all it holds and closes its consumers' connections. `None` if there is none.
     pub fn delete_channel(self: &Arc<Self>, name: &str) -> Option<Ticket> {
+        self.delete_channel_if(name, |_| true)
+    }
+
+    /// Deletes the channel if it still is the one with this number.
+    pub(crate) fn delete_channel_numbered(self: &Arc<Self>, name: &str, number: u64) -> Option<Ticket> {
+        self.delete_channel_if(name, |channel| channel.number() == number)
+    }
+
+    fn delete_channel_if(
+        self: &Arc<Self>,
+        name: &str,
+        condition: impl Fn(&Channel) -> bool,
+    ) -> Option<Ticket> {
         let mut core = self.core.lock();
+        if !condition(core.channels.get(name)?) {
+            return None;
+        }
         let channel = core.channels.remove(name)?;
+        self.shared.holdings.note(&self.name);
         channel.delete();
         let mark = self.tail.lock().mark();
         let journalled = self.is_journalled() && !channel.name().is_ephemeral();
