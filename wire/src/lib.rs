@@ -19,6 +19,7 @@
 mod id;
 mod name;
 pub mod nsq;
+pub mod peer;
 mod quote;
 
 pub use id::MessageId;
