@@ -12,6 +12,8 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)
 )]
 
+mod stub;
+pub use stub::*;
 mod event;
 mod identity;
 mod peer;

@@ -13,8 +13,6 @@ use crate::env::{AlignedBuf, DirLock, Env, Open};
 const LOCK: &str = "lock";
 /// File that holds the node's identity.
 const IDENTITY: &str = "node";
-/// The identity while it is being written.
-const UNFINISHED: &str = "node.unfinished";
 /// No identity is longer, bytes.
 const IDENTITY_MAX: usize = 4096;
 
@@ -67,7 +65,7 @@ pub(crate) async fn open(env: &Env, path: &Path) -> Result<DataDirectory, DataEr
         _ => DataError::Unusable { path: path.to_owned(), error },
     })?;
     let file = path.join(IDENTITY);
-    let known = read(env, path).await.map_err(unusable(file.clone()))?;
+    let known = read_file(env, path, IDENTITY, IDENTITY_MAX).await.map_err(unusable(file.clone()))?;
     let identity = match known {
         Some(bytes) => {
             let before = Identity::from_bytes(&bytes);
@@ -79,27 +77,39 @@ pub(crate) async fn open(env: &Env, path: &Path) -> Result<DataDirectory, DataEr
             Identity::first(u64::from_le_bytes(random))
         }
     };
-    write(env, path, &identity.to_bytes()).await.map_err(unusable(file))?;
+    replace_file(env, path, IDENTITY, &identity.to_bytes()).await.map_err(unusable(file))?;
     Ok(DataDirectory { identity, _lock: lock })
 }
 
-async fn read(env: &Env, dir: &Path) -> io::Result<Option<bytes::Bytes>> {
+/// The content of a small file in the data directory, at most `max` bytes of it; `None` if there is none.
+///
+/// # Errors
+/// What the disk reports.
+pub(crate) async fn read_file(
+    env: &Env,
+    dir: &Path,
+    name: &str,
+    max: usize,
+) -> io::Result<Option<bytes::Bytes>> {
     let listed = env.disk.list(dir).await?;
-    if !listed.iter().any(|entry| entry.name == IDENTITY) {
+    if !listed.iter().any(|entry| entry.name == name) {
         return Ok(None);
     }
-    let file = env.disk.open(&dir.join(IDENTITY), Open::Read).await?;
-    file.read_at(0, IDENTITY_MAX).await.map(Some)
+    let file = env.disk.open(&dir.join(name), Open::Read).await?;
+    file.read_at(0, max).await.map(Some)
 }
 
-/// Writes the identity beside the old one and swaps them, so that a crash leaves one of the two.
-async fn write(env: &Env, dir: &Path, identity: &[u8]) -> io::Result<()> {
-    let unfinished = dir.join(UNFINISHED);
+/// Writes a small file beside the old one and swaps them, so that a crash leaves one of the two.
+///
+/// # Errors
+/// What the disk reports; the old file is still there then.
+pub(crate) async fn replace_file(env: &Env, dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let unfinished = dir.join(format!("{name}.unfinished"));
     let file = env.disk.open(&unfinished, Open::Write).await?;
     file.set_len(0).await?;
-    let mut content = AlignedBuf::with_capacity(identity.len());
-    content.extend_from_slice(identity);
-    file.write_at(0, content, true).await.1?;
-    env.disk.rename(&unfinished, &dir.join(IDENTITY)).await?;
+    let mut bytes = AlignedBuf::with_capacity(content.len());
+    bytes.extend_from_slice(content);
+    file.write_at(0, bytes, true).await.1?;
+    env.disk.rename(&unfinished, &dir.join(name)).await?;
     env.disk.sync_dir(dir).await
 }

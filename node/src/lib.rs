@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`run`] is the only wiring. [`mod@env`] is the outside world. A message comes in through
 //! [`client`] or [`http`], is staged in a topic of the [`broker`], written by its commit loop to the
-//! [`journal`], and goes out through [`client`] again. [`cli`] is everything that a person types.
+//! [`journal`], and goes out through [`client`] again. Other nodes are found, and told what is here, by the
+//! [`mesh`]. [`cli`] is everything that a person types.
 
 pub mod broker;
 pub mod cli;
@@ -12,6 +13,7 @@ mod data;
 pub mod env;
 mod http;
 pub mod journal;
+mod mesh;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,12 +27,14 @@ pub use self::config::{
     Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
 };
 pub use self::data::DataError;
+pub use self::mesh::{MeshError, MeshReady};
 use self::{
     broker::{Broker, Opening, Tasks},
     client::ServerFacts,
     env::Env,
     http::{HttpState, Ports},
     journal::{OpenError, RecoveryReport},
+    mesh::MeshHandle,
 };
 
 /// How long connections get to close when the node stops.
@@ -51,6 +55,8 @@ pub struct Ready {
     pub took: Duration,
     /// What was found in the data directory.
     pub recovery: RecoveryReport,
+    /// Where it takes part in the mesh, if it does.
+    pub mesh: Option<MeshReady>,
 }
 
 /// Why a node did not start.
@@ -62,6 +68,9 @@ pub enum RunError {
     /// The journal in it cannot be used.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The node cannot take part in the mesh.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
     /// An address cannot be listened on.
     #[error(
         "cannot listen on {address}: {error}; is another node running there? name another --{flag}-address"
@@ -90,7 +99,7 @@ pub enum RunError {
 /// # Errors
 /// The data directory or an address cannot be used, or the commit loop has died of a bug.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     env: Env,
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(&Ready) + Send,
@@ -112,10 +121,21 @@ pub async fn run(
     let (commit_exit, commit_exiting) = watch::channel(false);
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let joining = mesh::Opening {
+        config: &config,
+        env: &env,
+        identity: data.identity,
+        broker: &broker,
+        tcp: tcp_address,
+        http: http_address,
+    };
+    let mesh::Started { handle: mesh, ready: mesh_ready, broadcast_addresses, ended: parted } =
+        mesh::start(joining, &exiting).await?;
+    config.broadcast_addresses = broadcast_addresses;
     let mut served = None;
     if let Some(listener) = http {
         let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
-        served = Some(serve_http(&config, &env, &broker, ports, listener, exiting.clone()));
+        served = Some(serve_http(&config, &env, (&broker, mesh), ports, listener, exiting.clone()));
     }
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
@@ -125,7 +145,7 @@ pub async fn run(
     });
     let clients = client::serve(tcp, Arc::clone(&broker), facts, env.clone(), node_id.tag(), exiting);
     env.spawn.spawn(Box::pin(clients));
-    ready(&Ready { tcp_address, http_address, node_id, took: began.elapsed(), recovery });
+    ready(&Ready { tcp_address, http_address, node_id, took: began.elapsed(), recovery, mesh: mesh_ready });
 
     let Tasks { mut committed, helpers } = tasks;
     let died = tokio::select! {
@@ -148,7 +168,7 @@ pub async fn run(
     }
     // An error means that the commit loop is gone: then nothing more is written.
     let ended = committed.await;
-    for helper in helpers {
+    for helper in helpers.into_iter().chain(parted) {
         // One that has panicked is gone as well.
         let _ = helper.await;
     }
@@ -181,13 +201,14 @@ async fn listen_http(config: &Config, env: &Env) -> Result<Option<Box<dyn env::L
 fn serve_http(
     config: &Config,
     env: &Env,
-    broker: &Arc<Broker>,
+    (broker, mesh): (&Arc<Broker>, MeshHandle),
     ports: Ports,
     listener: Box<dyn env::Listener>,
     exiting: watch::Receiver<bool>,
 ) -> oneshot::Receiver<()> {
     let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
-    let state = HttpState::new(Arc::clone(broker), Arc::new(config.clone()), env.clone(), ports, &level, set);
+    let config = Arc::new(config.clone());
+    let state = HttpState::new(Arc::clone(broker), mesh, config, env.clone(), ports, &level, set);
     let (done, ended) = oneshot::channel();
     env.background.spawn(Box::pin(async move {
         http::serve(listener, state, exiting).await;

@@ -33,7 +33,7 @@ use self::{
     route::{App, Routes},
 };
 pub(crate) use self::{options::SetLogLevel, serve::serve};
-use crate::{Config, broker::Broker, env::Env};
+use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -44,6 +44,7 @@ const BRUIT_VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug, Clone)]
 pub(crate) struct HttpState {
     broker: Arc<Broker>,
+    mesh: MeshHandle,
     config: Arc<Config>,
     env: Env,
     /// When the node started, by the wall clock, to be shown.
@@ -72,6 +73,7 @@ impl HttpState {
     /// it; `set_log_level` applies another one.
     pub(crate) fn new(
         broker: Arc<Broker>,
+        mesh: MeshHandle,
         config: Arc<Config>,
         env: Env,
         ports: Ports,
@@ -81,6 +83,7 @@ impl HttpState {
         let bodies = Bodies::new(&config.limits);
         Self {
             broker,
+            mesh,
             config,
             started: env.wall.now(),
             started_at: Instant::now(),
@@ -122,12 +125,13 @@ fn app(state: HttpState) -> App {
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, extract::Request};
+    use bruit_gossip::Identity;
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
     use tokio::{runtime::Handle, sync::watch};
 
     use super::*;
-    use crate::{broker::Opening, env::real};
+    use crate::{broker::Opening, env::real, mesh};
 
     /// A broker with its journal in a directory of its own, and the handlers on top of it.
     struct Fixture {
@@ -152,11 +156,22 @@ mod tests {
                 journal: config.journal.clone(),
             };
             let (exit, exiting) = watch::channel(false);
-            let (broker, _, _) = Broker::open(opening, exiting).await.unwrap();
+            let (broker, _, _) = Broker::open(opening, exiting.clone()).await.unwrap();
+            config.mesh.gossip_address = None;
+            config.data_path = dir.path().to_owned();
+            let joining = mesh::Opening {
+                config: &config,
+                env: &env,
+                identity: Identity::first(1),
+                broker: &broker,
+                tcp: ([127, 0, 0, 1], 4150).into(),
+                http: None,
+            };
+            let mesh = mesh::start(joining, &exiting).await.unwrap().handle;
             let ports = Ports { tcp: 4150, http: 4151 };
             let set_log_level: SetLogLevel = Arc::new(|_| true);
             let config = Arc::new(config);
-            let state = HttpState::new(Arc::clone(&broker), config, env, ports, "info", set_log_level);
+            let state = HttpState::new(Arc::clone(&broker), mesh, config, env, ports, "info", set_log_level);
             Self { app: app(state), broker, exit, _dir: dir }
         }
 

@@ -1,0 +1,412 @@
+//! Streams to and from other nodes, over QUIC with mutual TLS.
+//!
+//! One endpoint both dials and accepts. Connections are kept, since a handshake costs more than what most
+//! exchanges move; SWIM tells who is gone, so they need no keep-alive. Every stream begins with a hello
+//! (`bruit_wire::peer`), and what follows is blobs of a known length.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
+
+use bruit_gossip::{NodeId, Peer};
+use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint,
+    EndpointConfig, RecvStream, Runtime, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::time::timeout;
+
+use super::tls;
+use crate::env::{Entropy, Env, Spawn, WallClock};
+
+/// A connection that nothing used for this long is closed; opening it again costs a handshake.
+const IDLE: Duration = Duration::from_secs(10 * 60);
+/// Streams that a peer may have open at once; more wait at the peer.
+const STREAMS_MAX: u32 = 64;
+/// Connections, dialled and accepted; further ones are refused.
+const CONNECTIONS_MAX: usize = 8_192;
+/// How long a handshake, or one step of a conversation, may take.
+const STEP: Duration = Duration::from_secs(5);
+
+/// The QUIC side of a node.
+pub(crate) struct Pool {
+    endpoint: Endpoint,
+    env: Env,
+    cluster: String,
+    me: NodeId,
+    dial: Mutex<ClientConfig>,
+    ids: Arc<Mutex<StdRng>>,
+    connections: Mutex<BTreeMap<SocketAddr, Connection>>,
+    /// Handshakes that failed, dialled or accepted.
+    pub(super) handshakes_failed: AtomicU64,
+    /// Streams that another cluster opened.
+    pub(super) other_cluster: AtomicU64,
+}
+
+/// One stream to a peer that has said welcome.
+pub(crate) struct PeerStream {
+    send: SendStream,
+    recv: RecvStream,
+}
+
+/// A stream that a peer has opened.
+pub(super) struct Incoming {
+    pub(super) from: NodeId,
+    pub(super) purpose: Purpose,
+    pub(super) stream: PeerStream,
+}
+
+impl Pool {
+    /// An endpoint on `socket`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn new(
+        env: &Env,
+        socket: Arc<dyn AsyncUdpSocket>,
+        cluster: String,
+        me: NodeId,
+        (server, client): (ServerConfig, ClientConfig),
+    ) -> io::Result<Self> {
+        let seeded = |entropy: &Arc<dyn Entropy>| {
+            let mut seed = [0; 32];
+            entropy.fill(&mut seed);
+            seed
+        };
+        let ids = Arc::new(Mutex::new(StdRng::from_seed(seeded(&env.entropy))));
+        let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &seeded(&env.entropy));
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        config.rng_seed(Some(seeded(&env.entropy)));
+        let shared = Arc::clone(&ids);
+        config.cid_generator(move || Box::new(SeededIds(Arc::clone(&shared))));
+        let runtime = Arc::new(EnvRuntime(Arc::clone(&env.background)));
+        let server = prepare_server(server, env, &seeded(&env.entropy));
+        let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
+        let dial = Mutex::new(prepare_client(client, &ids));
+        Ok(Self {
+            endpoint,
+            env: env.clone(),
+            cluster,
+            me,
+            dial,
+            ids,
+            connections: Mutex::default(),
+            handshakes_failed: AtomicU64::new(0),
+            other_cluster: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on handshakes use other certificates. Connections that are open stay, unless
+    /// [`close_all`](Self::close_all) follows.
+    pub(super) fn set_certificates(&self, (server, client): (ServerConfig, ClientConfig)) {
+        let mut key = [0; 32];
+        self.env.entropy.fill(&mut key);
+        self.endpoint.set_server_config(Some(prepare_server(server, &self.env, &key)));
+        *self.dial.lock() = prepare_client(client, &self.ids);
+    }
+
+    /// Closes every connection; those that are needed are made again.
+    pub(super) fn close_all(&self) {
+        for connection in std::mem::take(&mut *self.connections.lock()).into_values() {
+            connection.close(VarInt::from_u32(0), b"closing");
+        }
+    }
+
+    /// Closes the connection to a node that is gone.
+    pub(super) fn close(&self, peer: &Peer) {
+        if let Some(connection) = self.connections.lock().remove(&peer.mesh()) {
+            connection.close(VarInt::from_u32(0), b"gone");
+        }
+    }
+
+    /// Open connections.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.lock().values().filter(|connection| connection.close_reason().is_none()).count()
+    }
+
+    /// Sends one blob and waits for one.
+    ///
+    /// # Errors
+    /// The peer cannot be reached, refuses, or takes longer than a few seconds.
+    pub(crate) async fn request(
+        &self,
+        peer: &Peer,
+        purpose: Purpose,
+        bytes: &[u8],
+        max: usize,
+    ) -> io::Result<Bytes> {
+        let mut stream = self.open(peer, purpose).await?;
+        stream.send(bytes).await?;
+        stream.recv(max).await
+    }
+
+    /// Opens a stream, on a connection that is there or a new one.
+    ///
+    /// # Errors
+    /// The peer cannot be reached, refuses, or takes longer than a few seconds.
+    pub(crate) async fn open(&self, peer: &Peer, purpose: Purpose) -> io::Result<PeerStream> {
+        let known = self.connections.lock().get(&peer.mesh()).cloned();
+        if let Some(connection) = known.filter(|connection| connection.close_reason().is_none()) {
+            match self.open_on(&connection, purpose).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    // It may lead to an earlier life of the peer, which will never answer.
+                    self.forget(&connection);
+                }
+                outcome => return outcome,
+            }
+        }
+        let connection = self.dial(peer).await?;
+        self.open_on(&connection, purpose).await
+    }
+
+    async fn dial(&self, peer: &Peer) -> io::Result<Connection> {
+        let config = self.dial.lock().clone();
+        let connecting = self
+            .endpoint
+            .connect_with(config, peer.mesh(), &tls::server_name(peer.id))
+            .map_err(io::Error::other)?;
+        let connection = match timeout(STEP, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                self.handshakes_failed.fetch_add(1, Relaxed);
+                return Err(io::Error::other(error));
+            }
+            Err(_) => return Err(timed_out()),
+        };
+        self.keep(&connection);
+        Ok(connection)
+    }
+
+    async fn open_on(&self, connection: &Connection, purpose: Purpose) -> io::Result<PeerStream> {
+        let hello = Hello { purpose, node: self.me.bits(), cluster: self.cluster.clone() };
+        let greet = async {
+            let (mut send, mut recv) = connection.open_bi().await.map_err(io::Error::other)?;
+            send.write_all(&hello.to_bytes()).await.map_err(io::Error::other)?;
+            let mut answer = [0];
+            recv.read_exact(&mut answer).await.map_err(io::Error::other)?;
+            match Answer::of(answer[0]) {
+                Answer::Welcome => Ok(PeerStream { send, recv }),
+                Answer::OtherCluster => Err(io::Error::other("it belongs to another cluster")),
+                Answer::Busy => Err(io::Error::other("it is busy")),
+                Answer::Unknown => Err(io::Error::other("it speaks another version")),
+            }
+        };
+        timeout(STEP, greet).await.map_err(|_| timed_out())?
+    }
+
+    /// Accepts connections and streams until the endpoint is closed; hands each stream to `serve`.
+    pub(super) async fn accept<F, S>(self: Arc<Self>, serve: S)
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+    {
+        while let Some(incoming) = self.endpoint.accept().await {
+            if self.connections.lock().len() >= CONNECTIONS_MAX {
+                incoming.refuse();
+                continue;
+            }
+            let (pool, serve) = (Arc::clone(&self), serve.clone());
+            self.env.background.spawn(Box::pin(async move {
+                match timeout(STEP, async { incoming.accept()?.await }).await {
+                    Ok(Ok(connection)) => pool.serve_connection(connection, serve).await,
+                    Ok(Err(_)) | Err(_) => {
+                        pool.handshakes_failed.fetch_add(1, Relaxed);
+                    }
+                }
+            }));
+        }
+    }
+
+    async fn serve_connection<F, S>(self: Arc<Self>, connection: Connection, serve: S)
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+    {
+        self.keep(&connection);
+        let proven = tls::peer_id(&connection);
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            let (pool, serve) = (Arc::clone(&self), serve.clone());
+            self.env.background.spawn(Box::pin(async move {
+                let stream = PeerStream { send, recv };
+                if let Ok(Some(incoming)) = timeout(STEP, pool.welcome(stream, proven)).await {
+                    serve(incoming).await;
+                }
+            }));
+        }
+        self.forget(&connection);
+    }
+
+    /// Reads the hello of a stream and answers it.
+    async fn welcome(&self, mut stream: PeerStream, proven: Option<NodeId>) -> Option<Incoming> {
+        let mut head = [0; HELLO_HEAD];
+        stream.recv.read_exact(&mut head).await.ok()?;
+        let mut name = vec![0; Hello::name_len(&head).ok()?];
+        stream.recv.read_exact(&mut name).await.ok()?;
+        let hello = Hello::parse(&head, &name);
+        let (answer, hello) = match hello {
+            Err(_) => (Answer::Unknown, None),
+            Ok(hello) if hello.cluster != self.cluster => {
+                self.other_cluster.fetch_add(1, Relaxed);
+                (Answer::OtherCluster, None)
+            }
+            // Nobody speaks for another node.
+            Ok(hello) if proven.is_some_and(|id| id.bits() != hello.node) => (Answer::Unknown, None),
+            Ok(hello) => (Answer::Welcome, Some(hello)),
+        };
+        stream.send.write_all(&[answer.code()]).await.ok()?;
+        let hello = hello?;
+        Some(Incoming { from: NodeId::new(hello.node), purpose: hello.purpose, stream })
+    }
+
+    fn keep(&self, connection: &Connection) {
+        let mut connections = self.connections.lock();
+        connections.retain(|_, connection| connection.close_reason().is_none());
+        connections.insert(connection.remote_address(), connection.clone());
+    }
+
+    fn forget(&self, connection: &Connection) {
+        let mut connections = self.connections.lock();
+        let address = connection.remote_address();
+        // A newer connection to the same address stays.
+        if connections.get(&address).is_some_and(|kept| kept.stable_id() == connection.stable_id()) {
+            connections.remove(&address);
+        }
+        drop(connections);
+        connection.close(VarInt::from_u32(0), b"forgotten");
+    }
+}
+
+impl PeerStream {
+    /// Sends a blob.
+    ///
+    /// # Errors
+    /// The connection is lost, or the peer does not read.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let len = u32::try_from(bytes.len()).map_err(|_| io::Error::other("a blob beyond 4 GiB"))?;
+        let write = async {
+            self.send.write_all(&len.to_le_bytes()).await?;
+            self.send.write_all(bytes).await
+        };
+        timeout(STEP, write).await.map_err(|_| timed_out())?.map_err(io::Error::other)
+    }
+
+    /// Receives a blob of at most `max` bytes.
+    ///
+    /// # Errors
+    /// The connection is lost, the peer says nothing for a few seconds, or wants to send more.
+    pub(crate) async fn recv(&mut self, max: usize) -> io::Result<Bytes> {
+        let read = async {
+            let mut len = [0; 4];
+            self.recv.read_exact(&mut len).await.map_err(io::Error::other)?;
+            let len = u32::from_le_bytes(len) as usize;
+            if len > max {
+                return Err(io::Error::other(format!("a blob of {len} bytes where {max} are the most")));
+            }
+            let mut bytes = Vec::new();
+            while bytes.len() < len {
+                // Memory grows with what really comes, not with what was announced.
+                let chunk = self.recv.read_chunk(len - bytes.len(), true).await.map_err(io::Error::other)?;
+                let chunk = chunk.ok_or(io::ErrorKind::UnexpectedEof)?;
+                bytes.extend_from_slice(&chunk.bytes);
+            }
+            Ok(Bytes::from(bytes))
+        };
+        timeout(STEP, read).await.map_err(|_| timed_out())?
+    }
+
+    /// Waits until the peer has everything, so that dropping the stream cuts nothing off.
+    pub(crate) async fn finish(mut self) {
+        // The peer may be gone, and then nothing is left to wait for.
+        let _ = self.send.finish();
+        let _ = timeout(STEP, self.send.stopped()).await;
+    }
+}
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s")
+}
+
+fn transport() -> Arc<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE).ok())
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None);
+    Arc::new(transport)
+}
+
+fn prepare_server(mut server: ServerConfig, env: &Env, key: &[u8; 32]) -> ServerConfig {
+    let salt = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]);
+    server
+        .transport_config(transport())
+        .token_key(Arc::new(salt.extract(key)))
+        .time_source(Arc::new(WallTime(Arc::clone(&env.wall))))
+        .migration(false)
+        .max_incoming(1_024);
+    server
+}
+
+fn prepare_client(mut client: ClientConfig, ids: &Arc<Mutex<StdRng>>) -> ClientConfig {
+    let ids = Arc::clone(ids);
+    client.transport_config(transport()).initial_dst_cid_provider(Arc::new(move || random_id(&ids)));
+    client
+}
+
+fn random_id(ids: &Mutex<StdRng>) -> ConnectionId {
+    ConnectionId::new(&ids.lock().random::<[u8; 8]>())
+}
+
+/// Connection ids from the node's own randomness.
+struct SeededIds(Arc<Mutex<StdRng>>);
+
+impl ConnectionIdGenerator for SeededIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        random_id(&self.0)
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// quinn's tasks and timers in the node's world.
+#[derive(Debug)]
+struct EnvRuntime(Arc<dyn Spawn>);
+
+impl Runtime for EnvRuntime {
+    fn new_timer(&self, at: std::time::Instant) -> std::pin::Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.0.spawn(task);
+    }
+
+    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Err(io::Error::other("sockets come from the environment"))
+    }
+
+    fn now(&self) -> std::time::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+struct WallTime(Arc<dyn WallClock>);
+
+impl quinn::TimeSource for WallTime {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+}

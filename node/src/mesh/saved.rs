@@ -1,0 +1,158 @@
+//! What the mesh keeps on disk: the names it knows, and where its members were.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bruit_gossip::MemberState;
+use tokio::{
+    select,
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::core::Core;
+use crate::data;
+
+/// The names of topics and channels, and which were deleted.
+pub(super) const CATALOGUE: &str = "catalogue";
+/// Gossip addresses of members, one a line.
+pub(super) const PEERS: &str = "peers";
+/// No saved catalogue is read beyond this, bytes.
+pub(super) const CATALOGUE_MAX: usize = 256 * 1024 * 1024;
+/// No list of peers is read beyond this, bytes.
+pub(super) const PEERS_MAX: usize = 256 * 1024;
+/// Addresses that are remembered.
+const REMEMBERED: usize = 1_024;
+/// Changes that nobody waits for are saved together.
+const TOGETHER: Duration = Duration::from_secs(1);
+/// Nobody waits longer for a save: a disk that fails is told by other means.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What waits to be saved, and how far saving is.
+pub(super) struct Saves {
+    asked: AtomicU64,
+    saved: watch::Sender<u64>,
+    peers: AtomicBool,
+    urgent: AtomicBool,
+    woken: Notify,
+}
+
+impl Default for Saves {
+    fn default() -> Self {
+        Self {
+            asked: AtomicU64::new(0),
+            saved: watch::Sender::new(0),
+            peers: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+            woken: Notify::new(),
+        }
+    }
+}
+
+impl Saves {
+    /// The names have changed.
+    pub(super) fn ask(&self) {
+        self.asked.fetch_add(1, Relaxed);
+        self.woken.notify_one();
+    }
+
+    /// Members have changed.
+    pub(super) fn ask_peers(&self) {
+        self.peers.store(true, Relaxed);
+        self.woken.notify_one();
+    }
+
+    /// Waits until what has changed by now is on disk. Returns whether it is, in time.
+    pub(super) async fn settled(&self) -> bool {
+        let target = self.asked.fetch_add(1, Relaxed) + 1;
+        self.urgent.store(true, Relaxed);
+        self.woken.notify_one();
+        let mut saved = self.saved.subscribe();
+        timeout(PATIENCE, saved.wait_for(|saved| *saved >= target)).await.is_ok()
+    }
+}
+
+/// Saves what changes, until `exit`; then once more.
+pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
+    let mut unsaved = None;
+    loop {
+        let exiting = select! {
+            biased;
+            // The sender lives as long as the node runs.
+            _ = exit.wait_for(|exit| *exit) => true,
+            () = core.saves.woken.notified() => false,
+            () = sleep(TOGETHER), if unsaved.is_some() => false,
+        };
+        if !exiting && !core.saves.urgent.swap(false, Relaxed) {
+            select! {
+                biased;
+                _ = exit.wait_for(|exit| *exit) => {}
+                () = core.saves.woken.notified() => {}
+                () = sleep(TOGETHER) => {}
+            }
+        }
+        save(&core, &mut unsaved).await;
+        if exiting {
+            return;
+        }
+    }
+}
+
+/// Writes the names if they have changed; what could not be written stays in `unsaved`.
+async fn save(core: &Core, unsaved: &mut Option<Vec<u8>>) {
+    let asked = core.saves.asked.load(Relaxed);
+    let changed = core.state.lock().mesh.names_to_save();
+    *unsaved = changed.or(unsaved.take());
+    if let Some(names) = unsaved
+        && let Err(error) = data::replace_file(&core.env, &core.dir, CATALOGUE, names).await
+    {
+        tracing::warn!("cannot save the names of the mesh in {}: {error}", core.dir.display());
+        return;
+    }
+    *unsaved = None;
+    core.saves.saved.send_replace(asked);
+    if core.saves.peers.swap(false, Relaxed) {
+        save_peers(core).await;
+    }
+}
+
+async fn save_peers(core: &Core) {
+    let view = core.view();
+    let alive = view.members().iter().filter(|member| {
+        member.peer.id != core.id() && matches!(member.state, MemberState::Alive | MemberState::Suspect)
+    });
+    let addresses: BTreeSet<SocketAddr> = alive.map(|member| member.peer.gossip).take(REMEMBERED).collect();
+    if addresses.is_empty() {
+        // Those that are remembered may still be right.
+        return;
+    }
+    let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+    if let Err(error) = data::replace_file(&core.env, &core.dir, PEERS, text.as_bytes()).await {
+        tracing::warn!("cannot save the members' addresses in {}: {error}", core.dir.display());
+    }
+}
+
+/// The addresses that an earlier start remembered; lines that are none are skipped.
+pub(super) fn parse_peers(text: &[u8]) -> Vec<SocketAddr> {
+    let lines = text.split(|byte| *byte == b'\n').take(REMEMBERED);
+    lines.filter_map(|line| std::str::from_utf8(line).ok()?.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_no_address_are_skipped() {
+        let text = b"127.0.0.1:1\nnonsense\n\xff\n[::1]:2\n";
+        let expected: Vec<SocketAddr> = vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
+        assert_eq!(parse_peers(text), expected);
+    }
+}
