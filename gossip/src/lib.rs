@@ -5,6 +5,7 @@
 //! - [`NodeId`]: the name of a node, for life.
 //! - [`Identity`]: that name and how often the node has started, as it is kept on disk.
 //! - [`Peer`]: a node as SWIM knows it.
+//! - [`Keyring`], [`Sealer`]: the secrets of a cluster, and the seals that keep others out.
 //! - [`Input`], [`Output`]: what goes into the mesh machine, and what comes out of it.
 
 #![cfg_attr(
@@ -16,8 +17,11 @@ mod stub;
 pub use stub::*;
 mod event;
 mod identity;
+mod keyring;
 mod peer;
 mod profile;
+mod replay;
+mod seal;
 mod secret;
 
 pub use event::{
@@ -25,6 +29,8 @@ pub use event::{
     Output, TEXT_MAX,
 };
 pub use identity::{Identity, IdentityError, InvalidNodeId, NodeId};
+pub use keyring::{Fingerprint, InvalidFingerprint, KEYS_MAX, Keyring, KeyringError};
 pub use peer::Peer;
 pub use profile::{InvalidProfile, Profile};
+pub use seal::{Opened, SEAL_OVERHEAD, SEALED_MAX, SealError, Sealer};
 pub use secret::{InvalidSecret, Secret};
