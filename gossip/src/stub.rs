@@ -95,38 +95,3 @@ impl Mesh {
     }
     pub fn exchange_over(&mut self, now: Now, peer: &Peer, bytes: Option<u64>) {}
 }
-pub struct Keyring;
-impl Keyring {
-    pub fn open() -> Self {
-        Keyring
-    }
-    pub fn new(s: Secret) -> Self {
-        Keyring
-    }
-}
-pub struct Sealer;
-impl Sealer {
-    pub fn new(c: &str, k: &Keyring, me: NodeId, g: u64, salt: u32) -> Self {
-        Sealer
-    }
-    pub fn set_keyring(&mut self, k: &Keyring) {}
-    pub fn seal(&mut self, d: &[u8], out: &mut Vec<u8>) {}
-    pub fn open<'b>(&mut self, p: &'b mut [u8]) -> Result<Opened<'b>, SealError> {
-        Err(SealError::Key)
-    }
-}
-pub struct Opened<'b> {
-    pub sender: NodeId,
-    pub bytes: &'b [u8],
-}
-#[derive(Clone, Copy, Debug)]
-pub enum SealError {
-    Key,
-    SameNode,
-    Other,
-}
-impl SealError {
-    pub fn as_str(self) -> &'static str {
-        "x"
-    }
-}
