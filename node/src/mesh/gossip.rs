@@ -99,8 +99,9 @@ impl Core {
     /// Gives readers the view as it is now, if it has changed, and has the names saved.
     pub(super) fn show(&self) {
         let now = self.now();
-        let view = self.state.lock().mesh.view(now);
-        if let Some(view) = view {
+        // Under the lock, so that no older view follows a newer one.
+        let mut state = self.state.lock();
+        if let Some(view) = state.mesh.view(now) {
             self.view.send_replace(view);
             self.saves.ask();
         }

@@ -194,18 +194,18 @@ pub(crate) async fn start(opening: Opening<'_>, exit: &watch::Receiver<bool>) ->
         saved: read(env, dir, saved::CATALOGUE, saved::CATALOGUE_MAX).await?,
     };
     let salt = u32::from_le_bytes([s0, s1, s2, s3]);
+    let ready = bound.as_ref().map(|bound| MeshReady {
+        gossip: bound.gossip_address,
+        mesh: bound.mesh_address,
+        cluster: config.mesh.cluster_name.clone(),
+        sealed: !keyring.is_open(),
+    });
     let state = State {
         mesh: Mesh::new(setup, core::now(env, began)),
         sealer: Sealer::new(&config.mesh.cluster_name, &keyring, me, identity.generation, salt),
         keyring,
         dropped: Dropped::default(),
     };
-    let ready = bound.as_ref().map(|bound| MeshReady {
-        gossip: bound.gossip_address,
-        mesh: bound.mesh_address,
-        cluster: config.mesh.cluster_name.clone(),
-        sealed: config.mesh.secret.is_some(),
-    });
     let core = Core::new(
         env.clone(),
         config.mesh.clone(),
