@@ -19,7 +19,10 @@ use std::{
 };
 
 use self::table::{Effect, SETTINGS, Setting, Shape};
-pub(crate) use self::{args::Flags, form::log_level};
+pub(crate) use self::{
+    args::Flags,
+    form::{log_level, peer},
+};
 use crate::config::Config;
 
 /// Begins the names of the environment variables that are read.
