@@ -16,8 +16,8 @@ use std::{
 
 use crate::{Client, Http, binary, wait};
 
-/// How to start a node. The defaults suit tests: free ports on loopback, a directory of its own, small
-/// segments, and no opinion about how full the disk is.
+/// How to start a node. The defaults suit tests: free ports on loopback, for the mesh too, a directory of its
+/// own, small segments, and no opinion about how full the disk is.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     args: Vec<String>,
@@ -87,6 +87,8 @@ impl Options {
             "--tcp-address=127.0.0.1:0",
             "--http-address=127.0.0.1:0",
             "--broadcast-address=127.0.0.1",
+            "--gossip-address=127.0.0.1:0",
+            "--mesh-address=127.0.0.1:0",
             "--segment-size=1MiB",
             "--min-free-disk=0",
         ]
@@ -128,6 +130,16 @@ impl Node {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.process.http.expect("a started node has said where it listens")
+    }
+
+    /// Where other nodes are heard.
+    ///
+    /// # Panics
+    /// When the node keeps to itself.
+    #[must_use]
+    pub fn gossip_address(&self) -> SocketAddr {
+        let address = address_after(&self.log(), "gossip: listening on ");
+        address.expect("a node of a mesh has said where it listens")
     }
 
     /// A connection on which the magic was sent.
@@ -360,7 +372,7 @@ impl Process {
 
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
-    name == "--topic-durability"
+    matches!(name, "--topic-durability" | "--join")
 }
 
 fn copy_lines(stderr: impl Read, sink: &Mutex<String>) {

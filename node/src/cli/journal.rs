@@ -15,6 +15,7 @@ use bruit_wire::{
 };
 use clap::{Args, Subcommand};
 
+use super::{IN_PART, NOT_FOUND};
 use crate::env::ALIGNMENT;
 use crate::journal::{
     checkpoint::{Checkpoint, CheckpointError},
@@ -22,10 +23,6 @@ use crate::journal::{
     segment::{FIRST_RECORD, FORMAT, FileKind, Front, SegmentHeader, kind_of},
 };
 
-/// Exit code when there is no journal at all.
-const NOT_FOUND: u8 = 3;
-/// Exit code of a dump that had to leave something out.
-const IN_PART: u8 = 4;
 /// Exit code when something is damaged.
 const UNHEALTHY: u8 = 5;
 

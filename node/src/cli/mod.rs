@@ -8,11 +8,16 @@ mod client;
 mod config;
 #[cfg(test)]
 mod fake_node;
+mod http;
+mod join;
 mod journal;
 mod lines;
+mod lookup;
+mod members;
 mod publish;
 mod serve;
 mod settings;
+mod table;
 mod tail;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -23,6 +28,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 const FAILED: u8 = 1;
 /// Exit code of a command line or a setting that cannot be right.
 const USAGE: u8 = 2;
+/// Exit code when what was asked for does not exist.
+const NOT_FOUND: u8 = 3;
+/// Exit code of a command that could do only a part.
+const IN_PART: u8 = 4;
 
 /// A message queue that speaks NSQ and keeps what it acknowledged
 #[derive(Debug, Parser)]
@@ -49,6 +58,16 @@ enum Command {
     Pub(publish::PublishArgs),
     /// Print the messages of a topic as they come
     Tail(tail::TailArgs),
+    /// Show who is in the mesh
+    Members(members::MembersArgs),
+    /// Show the topics that the mesh knows
+    Topics(lookup::TopicsArgs),
+    /// Show which nodes hold a topic
+    Lookup(lookup::LookupArgs),
+    /// Join a running node to the mesh of another
+    Join(join::JoinArgs),
+    /// Take a running node out of its mesh; it serves on by itself
+    Leave(join::LeaveArgs),
     /// Show the settings of a node, and where each comes from
     Config(config::ConfigArgs),
     /// Check or print a data directory
@@ -85,6 +104,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(&args),
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Members(args) => members::run(&args),
+        Command::Topics(args) => lookup::topics(&args),
+        Command::Lookup(args) => lookup::run(&args),
+        Command::Join(args) => join::join(&args),
+        Command::Leave(args) => join::leave(&args),
         Command::Config(args) => config::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Bench(args) => bench::run(args),

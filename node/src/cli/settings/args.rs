@@ -45,7 +45,8 @@ impl Args for Flags {
             .value_parser(value_parser!(PathBuf))
             .overrides_with("config")
             .help("TOML file of settings, such as nsqd's: the flags' names with _ for - [env: BRUIT_CONFIG]");
-        command.arg(file).args(SETTINGS.iter().map(|setting| arg(setting, &defaults)))
+        let flags = SETTINGS.iter().filter(|setting| setting.shape != Shape::Hidden);
+        command.arg(file).args(flags.map(|setting| arg(setting, &defaults)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -57,6 +58,9 @@ impl FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let mut flags = Self { texts: BTreeMap::new(), file: matches.get_one("config").cloned() };
         for setting in SETTINGS {
+            if setting.shape == Shape::Hidden {
+                continue;
+            }
             if let Some(texts) = matches.get_many::<String>(setting.name) {
                 let texts: Vec<&str> = texts.map(String::as_str).collect();
                 flags.texts.insert(setting.name, texts.join(","));
@@ -76,7 +80,7 @@ fn arg(setting: &'static Setting, defaults: &Config) -> Arg {
     let arg = match setting.shape {
         Shape::Many => arg.action(ArgAction::Append),
         // As with Go's flags, the last one given holds.
-        Shape::One | Shape::Duration => arg.overrides_with(setting.name),
+        Shape::One | Shape::Duration | Shape::Hidden => arg.overrides_with(setting.name),
         Shape::Switch => {
             let arg = arg.overrides_with(setting.name).num_args(0..=1);
             arg.require_equals(true).default_missing_value("true")
@@ -88,6 +92,7 @@ fn arg(setting: &'static Setting, defaults: &Config) -> Arg {
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
             arg.help(format!("{}{default}", setting.help))
         }
+        Effect::Secret { .. } => arg.help(setting.help),
         Effect::Ignored(_) | Effect::Refused(_) => arg.hide(true),
     }
 }

@@ -2,7 +2,12 @@
 
 use std::{fmt::Display, time::Duration};
 
-use super::form::{Form, GoDuration, Size};
+use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
+
+use super::{
+    form::{Form, GoDuration, Size},
+    mesh,
+};
 use crate::{
     config::{Config, JournalConfig, Limits},
     env::ALIGNMENT,
@@ -23,6 +28,7 @@ const FINISH_DELAY_MAX: Duration = Duration::from_secs(10);
 pub(super) fn check(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     addresses(config, &mut problems);
+    mesh::check(&config.mesh, &mut problems);
     sizes(&config.limits, &mut problems);
     times(&config.limits, &mut problems);
     journal(&config.journal, &mut problems);
@@ -30,17 +36,33 @@ pub(super) fn check(config: &Config) -> Vec<String> {
 }
 
 fn addresses(config: &Config, problems: &mut Vec<String>) {
-    let tcp = config.tcp_address;
-    if tcp.port() != 0 && config.http_address == Some(tcp) {
+    let listeners = [
+        ("--tcp-address", Some(config.tcp_address)),
+        ("--http-address", config.http_address),
+        ("--lookupd-http-address", config.mesh.lookupd_http_address),
+    ];
+    for (place, (flag, address)) in listeners.iter().enumerate() {
+        let taken = address.filter(|address| address.port() != 0);
+        let twin = listeners[..place].iter().find(|(_, other)| taken.is_some() && *other == taken);
+        if let (Some((twin, _)), Some(address)) = (twin, taken) {
+            problems.push(format!(
+                "{twin} and {flag} are both {address}: give them different ports, or turn the second off with \
+                 {flag}="
+            ));
+        }
+    }
+    let told = &config.broadcast_addresses;
+    if told.len() > ADDRESSES_MAX {
         problems.push(format!(
-            "--tcp-address and --http-address are both {tcp}: give them different ports, or turn HTTP off with \
-             --http-address="
+            "--broadcast-address is given {} times: write the {ADDRESSES_MAX} that matter",
+            told.len()
         ));
     }
-    if config.broadcast_addresses.iter().any(String::is_empty) {
-        problems.push(
-            "--broadcast-address is empty: write the name by which others reach this machine".to_owned(),
-        );
+    let mut texts: Vec<(&str, &String)> = told.iter().map(|text| ("broadcast-address", text)).collect();
+    texts.push(("topology-region", &config.topology_region));
+    texts.push(("topology-zone", &config.topology_zone));
+    for (name, text) in texts.into_iter().filter(|(_, text)| text.len() > TEXT_MAX) {
+        problems.push(format!("--{name} has {} bytes: write at most {TEXT_MAX}", text.len()));
     }
 }
 
@@ -143,7 +165,19 @@ mod tests {
             config.http_address = Some(config.tcp_address);
         });
         assert_eq!(any, Vec::<String>::new());
-        refuses("--broadcast-address is empty", |config| config.broadcast_addresses.push(String::new()));
+        refuses("--http-address and --lookupd-http-address are both", |config| {
+            config.mesh.lookupd_http_address = config.http_address;
+        });
+    }
+
+    #[test]
+    fn what_is_told_to_others_is_short() {
+        refuses("is given 9 times: write the 8 that matter", |config| {
+            config.broadcast_addresses = vec!["a".to_owned(); 9];
+        });
+        refuses("--topology-zone has 256 bytes: write at most 255", |config| {
+            config.topology_zone = "z".repeat(256);
+        });
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub(super) fn parse(path: &Path, content: &str) -> Result<Texts, Vec<String>> {
             problems.push(format!("{}: {name} is no setting{}", place(line), suggestion(name)));
             continue;
         };
+        if setting.shape == Shape::Hidden {
+            let hint = "does not belong into this file: put it into one of its own and name that with";
+            problems.push(format!("{}: {name} {hint} {name}_file", place(line)));
+            continue;
+        }
         match text(setting, value) {
             Ok(text) => {
                 let origin = Origin::File { path: path.to_owned(), line };
@@ -159,6 +164,11 @@ mod tests {
             ]
         );
         assert_eq!(refusal("[limits]\nmax_rdy_count = 1"), ["f:1: limits is no setting"]);
+        assert_eq!(
+            refusal("cluster_secret = \"abc\""),
+            ["f:1: cluster_secret does not belong into this file: put it into one of its own and name that \
+              with cluster_secret_file"]
+        );
         assert_eq!(refusal("node_id = 1"), ["f:1: node_id is no setting; did you mean id?"]);
     }
 

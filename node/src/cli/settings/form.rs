@@ -3,12 +3,17 @@
 //! Each form reads a text and shows a value again; errors say what would have been right.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
     time::Duration,
 };
 
+use bruit_gossip::{Profile, TEXT_MAX};
+
 use crate::config::{Durability, DurabilityRule};
+
+/// The port for gossip, where none is given.
+const GOSSIP_PORT: u16 = 4160;
 
 /// A way to write values of type `T`.
 pub(super) trait Form<T> {
@@ -26,7 +31,7 @@ pub(super) struct Size;
 pub(super) struct Count;
 /// Any text.
 pub(super) struct Text;
-/// Several texts, with commas between them.
+/// Several texts, with commas between them; empty ones do not count.
 pub(super) struct Texts;
 /// A file system path.
 pub(super) struct PathText;
@@ -42,6 +47,10 @@ pub(super) struct Level;
 pub(super) struct Rules;
 /// `debug`, `info`, `warn`, `error` or `fatal`.
 pub(super) struct LogLevel;
+/// `lan`, `wan` or `local`.
+pub(super) struct ProfileName;
+/// `host:port` of other nodes, several with commas; the port may be left out.
+pub(super) struct Peers;
 
 impl Form<Duration> for GoDuration {
     fn parse(text: &str) -> Result<Duration, String> {
@@ -158,12 +167,17 @@ impl Form<String> for Text {
 
 impl Form<Vec<String>> for Texts {
     fn parse(text: &str) -> Result<Vec<String>, String> {
-        Ok(text.split(',').map(|part| part.trim().to_owned()).collect())
+        Ok(parts(text).map(str::to_owned).collect())
     }
 
     fn show(value: &Vec<String>) -> String {
         value.join(",")
     }
+}
+
+/// The texts between the commas of a list.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
 impl Form<PathBuf> for PathText {
@@ -281,6 +295,48 @@ impl Form<String> for LogLevel {
     fn show(value: &String) -> String {
         value.clone()
     }
+}
+
+impl Form<Profile> for ProfileName {
+    fn parse(text: &str) -> Result<Profile, String> {
+        text.parse().map_err(|_| "is no gossip profile: write lan, wan or local".to_owned())
+    }
+
+    fn show(value: &Profile) -> String {
+        value.to_string()
+    }
+}
+
+impl Form<Vec<String>> for Peers {
+    fn parse(text: &str) -> Result<Vec<String>, String> {
+        parts(text).map(|part| peer(part).ok_or_else(|| not_a_peer(part))).collect()
+    }
+
+    fn show(value: &Vec<String>) -> String {
+        value.join(",")
+    }
+}
+
+fn not_a_peer(part: &str) -> String {
+    format!(
+        "cannot be joined: {part:?} is no address of a node: write host:port, or host for port {GOSSIP_PORT}"
+    )
+}
+
+/// Where another node takes gossip, as `host:port`, from a text that may leave out the port. `None` if it is
+/// no address; whether the host exists is not asked.
+pub(crate) fn peer(text: &str) -> Option<String> {
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Some(SocketAddr::new(address, GOSSIP_PORT).to_string());
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let port = if port.is_empty() && !text.ends_with(':') { GOSSIP_PORT } else { port.parse().ok()? };
+    if text.starts_with('[') {
+        return text.parse::<SocketAddr>().ok().map(|address| address.to_string()).filter(|_| port != 0);
+    }
+    let is_of_a_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_host = !host.is_empty() && host.len() <= TEXT_MAX && host.chars().all(is_of_a_host);
+    (is_host && port != 0).then(|| format!("{host}:{port}"))
 }
 
 /// What NSQ's log level means here. `None` if it is none.
@@ -408,5 +464,30 @@ mod tests {
         reads(LogLevel, &[("INFO", "info".to_owned()), ("fatal", "fatal".to_owned())]);
         assert_eq!(log_level("fatal"), Some(tracing::Level::ERROR));
         refuses(LogLevel, &["", "trace", "loud"], "debug, info, warn, error or fatal");
+    }
+    #[test]
+    fn nodes_to_join_are_hosts_and_the_port_may_be_left_out() {
+        for (text, expected) in [
+            ("a:7", "a:7"),
+            ("node-1.example", "node-1.example:4160"),
+            ("10.0.0.1", "10.0.0.1:4160"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("::1", "[::1]:4160"),
+            ("[::1]", "[::1]:4160"),
+            ("[::1]:9", "[::1]:9"),
+        ] {
+            assert_eq!(peer(text).as_deref(), Some(expected), "{text}");
+            assert_eq!(peer(expected).as_deref(), Some(expected), "{text} read again");
+        }
+        for text in
+            ["", ":4160", "a:", "a:0", "a:x", "a:99999", "a b", "http://a:1", "[::1]:0", "[a]:1", "a/b:1"]
+        {
+            assert_eq!(peer(text), None, "{text}");
+        }
+        assert_eq!(Peers::parse(" a, b:2 ,,").unwrap(), ["a:4160", "b:2"]);
+        assert_eq!(Peers::parse(""), Ok(Vec::new()));
+        refuses(Peers, &["a,b:x"], "\"b:x\" is no address of a node: write host:port");
+        reads(ProfileName, &[("lan", Profile::Lan), ("wan", Profile::Wan), ("local", Profile::Local)]);
+        refuses(ProfileName, &["", "LAN"], "lan, wan or local");
     }
 }

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod file;
 mod form;
+mod mesh;
 mod table;
 
 use std::{
@@ -18,7 +19,10 @@ use std::{
 };
 
 use self::table::{Effect, SETTINGS, Setting, Shape};
-pub(crate) use self::{args::Flags, form::log_level};
+pub(crate) use self::{
+    args::Flags,
+    form::{log_level, peer},
+};
 use crate::config::Config;
 
 /// Begins the names of the environment variables that are read.
@@ -155,10 +159,15 @@ fn read_environment(
 
 fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
     let mut config = defaults();
-    let mut problems = Vec::new();
+    let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     for (setting, given) in SETTINGS.iter().filter_map(|setting| Some((setting, texts.get(setting.name)?))) {
         let name = given.name_of(setting);
         match (&setting.effect, given.is_off(setting)) {
+            (Effect::Secret { .. }, _) if given.text.is_empty() => {}
+            (Effect::Secret { read, .. }, _) => match read(&given.text) {
+                Ok(secret) => secrets.push((secret, name, &given.origin)),
+                Err(problem) => problems.push(format!("{name}: {problem}")),
+            },
             (_, Err(problem)) => problems.push(format!("{name}: {:?} {problem}", given.text)),
             (Effect::Applied { apply, .. }, _) => {
                 if let Err(problem) = apply(&mut config, &given.text) {
@@ -175,7 +184,9 @@ fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsEr
     if !problems.is_empty() {
         return Err(SettingsError(problems));
     }
+    config.mesh.secret = mesh::choose_secret(secrets)?;
     settle(&mut config, texts, warnings);
+    mesh::settle(&mut config.mesh, |name| texts.contains_key(name));
     Ok(config)
 }
 
@@ -200,10 +211,16 @@ fn settle(config: &mut Config, texts: &Texts, warnings: &mut Vec<String>) {
 fn rows(config: &Config, texts: &Texts) -> Vec<Row> {
     let mut rows = Vec::new();
     for setting in SETTINGS {
-        if let Effect::Applied { show, .. } = setting.effect {
-            let origin = texts.get(setting.name).map_or(Origin::Default, |given| given.origin.clone());
-            rows.push(Row { name: setting.name, value: show(config), origin });
-        }
+        let given = texts.get(setting.name);
+        let value = match setting.effect {
+            Effect::Applied { show, .. } => show(config),
+            // What cannot be a flag is a row only where it is given: `--help` does not list it either.
+            Effect::Secret { .. } if given.is_none() && setting.shape == Shape::Hidden => continue,
+            Effect::Secret { show, .. } => given.map(|given| show(&given.text)).unwrap_or_default(),
+            Effect::Ignored(_) | Effect::Refused(_) => continue,
+        };
+        let origin = given.map_or(Origin::Default, |given| given.origin.clone());
+        rows.push(Row { name: setting.name, value, origin });
     }
     rows
 }
@@ -247,7 +264,7 @@ mod tests {
     use super::*;
     use crate::config::Durability;
 
-    fn resolve(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
+    pub(super) fn resolve(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
         let flags = Flags::of(flags);
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
         Settings::resolve(&flags, environment).map_err(|error| error.to_string())

@@ -2,11 +2,16 @@
 //!
 //! Flags, environment, file and `config show` are all derived from this table, so that they cannot differ.
 
-use super::form::{
-    Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, PortOrSame, Rules, Size, Text,
-    Texts,
+use bruit_gossip::Secret;
+
+use super::{
+    form::{
+        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, Peers, PortOrSame,
+        ProfileName, Rules, Size, Text, Texts,
+    },
+    mesh,
 };
-use crate::config::Config;
+use crate::config::{Config, Pki};
 
 /// One setting.
 pub(super) struct Setting {
@@ -35,6 +40,9 @@ pub(super) enum Shape {
     Switch,
     /// Several, in order.
     Many,
+    /// One text that is taken from the environment only: everybody can read a command line, and files of
+    /// settings are copied and checked in.
+    Hidden,
 }
 
 /// What becomes of a setting.
@@ -45,6 +53,13 @@ pub(super) enum Effect {
         apply: fn(&mut Config, &str) -> Result<(), String>,
         /// Shows the value in place.
         show: fn(&Config) -> String,
+    },
+    /// It gives the cluster's secret, which is never shown.
+    Secret {
+        /// Finds the secret that the text means; the error does not repeat it.
+        read: fn(&str) -> Result<Secret, String>,
+        /// Shows the text, if that tells nothing.
+        show: fn(&str) -> String,
     },
     /// nsqd has it, here it means nothing: accepted with a warning that says why.
     Ignored(&'static str),
@@ -103,12 +118,37 @@ const fn refused(name: &'static str, shape: Shape, what_to_do: &'static str) -> 
     }
 }
 
+/// A file of the operator's own certificates; empty means none.
+macro_rules! pki {
+    ($name:literal, $field:ident, $help:literal) => {
+        Setting {
+            name: $name,
+            value_name: "FILE",
+            help: $help,
+            file_key: None,
+            shape: Shape::One,
+            effect: Effect::Applied {
+                apply: |config, text| {
+                    let empty = || Pki { ca: "".into(), cert: "".into(), key: "".into() };
+                    config.mesh.pki.get_or_insert_with(empty).$field = text.into();
+                    Ok(())
+                },
+                show: |config| {
+                    let pki = config.mesh.pki.as_ref();
+                    pki.map(|pki| pki.$field.display().to_string()).unwrap_or_default()
+                },
+            },
+        }
+    };
+}
+
 const SYNCED: &str = "messages are synced before they are acknowledged (see --durability)";
 const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
 const TIMERS: &str = "messages are timed one by one, not scanned for";
 const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
 const STATSD: &str = "nothing is sent to statsd; /stats has the figures";
-const LOOKUPD: &str = "nothing is announced to nsqlookupd; let consumers connect to this node";
+const LOOKUPD: &str = "nodes find each other by gossip (name one of them with --join), and any node's HTTP address \
+                       answers as nsqlookupd's does";
 const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
 const COMPRESSION: &str = "compression is not offered; clients go on without it";
 const LATENCY: &str = "end-to-end latency is not kept";
@@ -128,13 +168,37 @@ pub(super) static SETTINGS: &[Setting] = &[
     applied!("data-path", "DIR", PathText, One, data_path,
         "Holds the messages; created when missing, used by one node at a time"),
     applied!("broadcast-address", "HOST", Texts, Many, broadcast_addresses,
-        "Name or address of this machine that others are told to connect to"),
+        "Name or address of this machine that clients are told to connect to; of several they are told the \
+         nearest"),
     applied!("broadcast-tcp-port", "PORT", PortOrSame, One, broadcast_tcp_port,
         "TCP port that others are told; 0 is the one listened on"),
     applied!("broadcast-http-port", "PORT", PortOrSame, One, broadcast_http_port,
         "HTTP port that others are told; 0 is the one listened on"),
     applied!("topology-region", "NAME", Text, One, topology_region, "Region of this node"),
     applied!("topology-zone", "NAME", Text, One, topology_zone, "Zone of this node"),
+    applied!("gossip-address", "ADDR", AddressOrOff, One, mesh.gossip_address,
+        "Where other nodes are heard, UDP; empty keeps the node by itself. 0.0.0.0:4160 unless given, once \
+         there is a secret"),
+    applied!("mesh-address", "ADDR", Address, One, mesh.mesh_address,
+        "Where other nodes connect by QUIC, UDP. Unless given, the port that follows that of --gossip-address"),
+    applied!("join", "HOST[:PORT]", Peers, Many, mesh.join,
+        "A node to join, at its gossip address; all addresses of its name are tried, again and again. Port \
+         4160 unless given"),
+    applied!("cluster-name", "NAME", Text, One, mesh.cluster_name,
+        "Only nodes that name the same cluster talk to each other"),
+    Setting { name: "cluster-secret-file", value_name: "FILE", file_key: None, shape: Shape::One,
+        help: "Holds what all nodes of the cluster know and nobody else (`bruit key generate` makes it). The \
+               secret itself can be given as [env: BRUIT_CLUSTER_SECRET]",
+        effect: Effect::Secret { read: mesh::read_secret, show: str::to_owned } },
+    Setting { name: "cluster-secret", value_name: "", help: "", file_key: None, shape: Shape::Hidden,
+        effect: Effect::Secret { read: mesh::parse_secret, show: |_| "(hidden)".to_owned() } },
+    applied!("gossip-profile", "NAME", ProfileName, One, mesh.profile,
+        "How quick the network is: lan, wan, or local for nodes on one machine"),
+    pki!("mesh-ca-file", ca, "Authorities of your own for QUIC, PEM, instead of certificates from the secret"),
+    pki!("mesh-cert-file", cert, "This node's certificate from such an authority, PEM, with its chain"),
+    pki!("mesh-key-file", key, "The key to --mesh-cert-file, PEM"),
+    applied!("lookupd-http-address", "ADDR", AddressOrOff, One, mesh.lookupd_http_address,
+        "Where nsqlookupd's HTTP alone is served once more, as on :4161; --http-address serves it anyway"),
     applied!("log-level", "LEVEL", LogLevel, One, log.level, "debug, info, warn, error or fatal"),
     applied!("durability", "LEVEL", Level, One, journal.durability,
         "What OK promises: fsync (on disk) or os (survives a crash of the node, not of the machine)"),
