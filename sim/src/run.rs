@@ -25,7 +25,7 @@ use crate::{
     shape::Shape,
     trace::{SimClock, Trace},
     workload::{self, NODE},
-    world::{HTTP_PORT, Machine, TCP_PORT, epoch},
+    world::{Ether, HTTP_PORT, Machine, TCP_PORT, epoch},
 };
 
 /// A run that has not ended after this much simulated time never will.
@@ -135,7 +135,7 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     let recorder = Recorder::new(trace.clone());
     let config = config(&shape);
     let disk = SimDisk::new(dice.fork(2), trace.clone(), &config.data_path);
-    let machine = Machine::new(dice.fork(3), disk.clone(), trace.clone());
+    let machine = Machine::new(NODE, dice.fork(3), disk.clone(), Ether::new(trace.clone()));
     let status = NodeStatus::default();
     let plan = scenario.plan(&mut dice.fork(4), shape.chaos);
     trace.event(format_args!("seed {seed} scenario {} {shape:?} {plan:?}", scenario.name));
@@ -150,6 +150,7 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
         .min_message_latency(LATENCY)
         .max_message_latency(LATENCY)
         .tcp_capacity(1024)
+        .udp_capacity(4096)
         .build();
     sim.host(NODE, host(software, config, machine, recorder.clone(), status));
     let clients = workload::run(shape.clone(), recorder.clone(), dice.fork(6), healed);

@@ -75,8 +75,12 @@ impl Listener for RealListener {
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
+    use std::{
+        future::poll_fn,
+        io::{IoSlice, IoSliceMut},
+    };
 
+    use quinn::udp::{RecvMeta, Transmit};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
@@ -108,5 +112,62 @@ mod tests {
         let first = RealNet.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
         let error = RealNet.listen(first.local_addr().unwrap()).await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_opened_and_a_closed_port_refuses() {
+        let mut listener = RealNet.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut near = RealNet.connect(address).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        near.writer.write_all(b"hello").await.unwrap();
+        let mut received = [0; 5];
+        far.reader.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"hello");
+
+        drop((listener, near, far));
+        let error = RealNet.connect(address).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn datagrams_travel_and_a_free_port_is_told() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (near, far) = (RealNet.bind_udp(any).await.unwrap(), RealNet.bind_udp(any).await.unwrap());
+        let (from, to) = (near.local_addr().unwrap(), far.local_addr().unwrap());
+        assert_ne!((from.port(), to.port()), (0, 0));
+        let contents = b"sealed";
+        let transmit = Transmit { destination: to, ecn: None, contents, segment_size: None, src_ip: None };
+        let mut poller = near.clone().create_io_poller();
+        poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.unwrap();
+        near.try_send(&transmit).unwrap();
+
+        let (mut bytes, mut meta) = ([0; 100], [RecvMeta::default()]);
+        let received = poll_fn(|cx| far.poll_recv(cx, &mut [IoSliceMut::new(&mut bytes)], &mut meta)).await;
+        assert_eq!(received.unwrap(), 1);
+        assert_eq!((meta[0].addr, &bytes[..meta[0].len]), (from, &contents[..]));
+
+        let error = RealNet.bind_udp(to).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn names_and_addresses_resolve() {
+        for host in ["127.0.0.1", "localhost"] {
+            let found = RealNet.resolve(host, 4160).await.unwrap();
+            assert!(!found.is_empty(), "{host}");
+            assert!(
+                found.iter().all(|address| address.ip().is_loopback() && address.port() == 4160),
+                "{found:?}"
+            );
+        }
+        // By RFC 6761 this name never exists.
+        assert!(RealNet.resolve("nobody.invalid", 4160).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_route_to_loopback_is_loopback() {
+        let local = RealNet.route(SocketAddr::from(([127, 0, 0, 1], 4160))).unwrap();
+        assert_eq!(local, IpAddr::from([127, 0, 0, 1]));
     }
 }
