@@ -6,6 +6,7 @@
 //! - [`Identity`]: that name and how often the node has started, as it is kept on disk.
 //! - [`Peer`]: a node as SWIM knows it.
 //! - [`Keyring`], [`Sealer`]: the secrets of a cluster, and the seals that keep others out.
+//! - [`Catalogue`]: what the mesh holds and which names exist; [`View`]: a snapshot of it.
 //! - [`Input`], [`Output`]: what goes into the mesh machine, and what comes out of it.
 
 #![cfg_attr(
@@ -15,15 +16,23 @@
 
 mod stub;
 pub use stub::*;
+mod catalogue;
+mod digest;
 mod event;
+mod fact;
 mod identity;
 mod keyring;
+mod names;
 mod peer;
 mod profile;
 mod replay;
 mod seal;
 mod secret;
+mod stamp;
+mod view;
 
+pub use catalogue::{Catalogue, CatalogueStats, Heard, Merged, NEWS_MAX, NewsKey};
+pub use digest::{Digest, Payload};
 pub use event::{
     ADDRESSES_MAX, About, Command, DATAGRAM_MAX, Event, Input, LEG_MAX, LocalChange, LocalWhat, Name, Now,
     Output, TEXT_MAX,
@@ -34,3 +43,4 @@ pub use peer::Peer;
 pub use profile::{InvalidProfile, Profile};
 pub use seal::{Opened, SEAL_OVERHEAD, SEALED_MAX, SealError, Sealer};
 pub use secret::{InvalidSecret, Secret};
+pub use view::{Holding, Member, MemberState, Producer, View};

@@ -3,49 +3,6 @@ use crate::*;
 use bruit_wire::*;
 use bytes::Bytes;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-#[derive(Clone, Debug)]
-pub struct Member {
-    pub peer: Peer,
-    pub state: MemberState,
-    pub about: Option<Arc<About>>,
-    pub rtt: Option<Duration>,
-    pub since_ms: u64,
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberState {
-    Alive,
-    Suspect,
-    Down,
-    Left,
-}
-#[derive(Debug)]
-pub struct View;
-impl View {
-    pub fn empty(me: NodeId) -> Self {
-        View
-    }
-    pub fn members(&self) -> &[Member] {
-        &[]
-    }
-    pub fn member(&self, id: NodeId) -> Option<&Member> {
-        None
-    }
-    pub fn lasting_channels(&self, t: &str) -> Vec<ChannelName> {
-        vec![]
-    }
-    pub fn knows(&self, t: &str) -> bool {
-        false
-    }
-    pub fn was_deleted(&self, t: &str) -> bool {
-        false
-    }
-    pub fn knows_channel(&self, t: &str, c: &str) -> bool {
-        false
-    }
-    pub fn channel_was_deleted(&self, t: &str, c: &str) -> bool {
-        false
-    }
-}
 pub struct Setup {
     pub peer: Peer,
     pub about: About,
