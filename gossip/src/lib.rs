@@ -7,6 +7,7 @@
 //! - [`Peer`]: a node as SWIM knows it.
 //! - [`Keyring`], [`Sealer`]: the secrets of a cluster, and the seals that keep others out.
 //! - [`Catalogue`]: what the mesh holds and which names exist; [`View`]: a snapshot of it.
+//! - [`Mesh`]: the machine that finds the other nodes and keeps up with what they hold.
 //! - [`Input`], [`Output`]: what goes into the mesh machine, and what comes out of it.
 
 #![cfg_attr(
@@ -14,21 +15,29 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)
 )]
 
-mod stub;
-pub use stub::*;
+mod broadcast;
 mod catalogue;
+mod codec;
+mod config;
 mod digest;
 mod event;
 mod fact;
+mod health;
 mod identity;
 mod keyring;
+mod mesh;
 mod names;
+mod packet;
 mod peer;
 mod profile;
 mod replay;
+mod roster;
 mod seal;
 mod secret;
 mod stamp;
+mod stats;
+mod suspicion;
+mod timers;
 mod view;
 
 pub use catalogue::{Catalogue, CatalogueStats, Heard, Merged, NEWS_MAX, NewsKey};
@@ -39,8 +48,10 @@ pub use event::{
 };
 pub use identity::{Identity, IdentityError, InvalidNodeId, NodeId};
 pub use keyring::{Fingerprint, InvalidFingerprint, KEYS_MAX, Keyring, KeyringError};
+pub use mesh::{ExchangeError, Mesh, Setup};
 pub use peer::Peer;
 pub use profile::{InvalidProfile, Profile};
 pub use seal::{Opened, SEAL_OVERHEAD, SEALED_MAX, SealError, Sealer};
 pub use secret::{InvalidSecret, Secret};
+pub use stats::MeshStats;
 pub use view::{Holding, Member, MemberState, Producer, View};

@@ -1,0 +1,289 @@
+//! Who is dead: probes, looks, suspicions, and the doubt whether this node itself is the slow one.
+//!
+//! foca probes a random member each period, directly and then through others. What follows a failed probe is
+//! decided here. The node accuses: it tells everybody, and asks the suspect again and again, saying that he
+//! is suspected. A few of those who hear an accusation look for themselves and accuse too if they get no
+//! answer. Only an accuser passes a verdict, the sooner the more others accuse, and not if he got an answer
+//! in the meantime. A node whose timers are served late adds the lost time to all of them: it must not judge
+//! others by time that it did not live.
+
+use std::{net::SocketAddr, time::Duration};
+
+use foca::{Incarnation, Member, Message, State, Timer, TimerToken};
+use rand::RngExt as _;
+
+use super::{Due, Mesh, RTT_SHOWN, spread::NewsId};
+use crate::{
+    NodeId, Now, Output, Peer,
+    packet::{self, Item, Look},
+    suspicion::CONFIRMATIONS,
+};
+
+/// How often somebody is asked before that counts as no answer.
+const LOOKS: u32 = 2;
+/// Most members that are asked at a time.
+const LOOKS_MAX: usize = 256;
+/// Up to this many nodes the first missing answer is reason enough to ask the suspect's host.
+const CHECK_EARLY: usize = 16;
+/// How far lateness may be forgiven before timers run all the same, in doublings of the tolerance.
+const LATE_MAX: u32 = 6;
+
+/// foca's probe that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    pub(super) token: Option<TimerToken>,
+    pub(super) indirect: Option<Timer<Peer>>,
+    target: Option<(Peer, u8)>,
+    /// When the ping went; `None` once it was answered, or if the time since then means nothing.
+    sent: Option<Duration>,
+    answered: bool,
+}
+
+impl Probe {
+    pub(super) fn begin(&mut self, now: Duration, peer: Peer, number: u8) {
+        self.target = Some((peer, number));
+        self.sent = Some(now);
+        self.answered = false;
+    }
+}
+
+/// Somebody who was asked whether he is there.
+#[derive(Debug)]
+pub(super) struct LookingAt {
+    peer: Peer,
+    nonce: u32,
+    sent: Duration,
+    times: u32,
+}
+
+impl Mesh {
+    pub(super) fn probe_next(&mut self, now: Now) {
+        let Some(token) = self.probe.token.take() else { return };
+        if let Err(error) = self.foca.handle_timer(Timer::ProbeRandomMember(token), &mut self.effects) {
+            self.refuse_foca(&error);
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn probe_indirectly(&mut self, now: Now) {
+        let Some(timer) = self.probe.indirect.take() else { return };
+        if let Err(error) = self.foca.handle_timer(timer, &mut self.effects) {
+            self.refuse_foca(&error);
+        }
+        if let Some((peer, _)) = self.probe.target
+            && !self.probe.answered
+            && self.roster.nodes() <= CHECK_EARLY
+            && self.roster.is_active(&peer)
+        {
+            self.outputs.push_back(Output::Check { peer });
+        }
+        self.settle(now);
+    }
+
+    /// Neither he nor anybody on his behalf has answered.
+    pub(super) fn probe_failed(&mut self, now: Now, peer: &Peer) {
+        if self.roster.nodes() > CHECK_EARLY {
+            self.outputs.push_back(Output::Check { peer: *peer });
+        }
+        self.accuse(now, peer);
+    }
+
+    /// A packet came that may answer something this node asked.
+    pub(super) fn note_answer(&mut self, now: Now, header: &foca::Header<Peer>) {
+        let (who, number, direct) = match &header.message {
+            Message::Ack(number) => (header.src, *number, true),
+            Message::ForwardedAck { origin, probe_number } => (*origin, *probe_number, false),
+            Message::IndirectAck { .. } => return self.answered(now, header.src.gossip),
+            _ => return,
+        };
+        if self.probe.target == Some((who, number)) && !self.probe.answered {
+            self.probe.answered = true;
+            self.health.improve();
+            if let Some(sent) = self.probe.sent.take().filter(|_| direct) {
+                self.note_rtt(now, who.gossip, now.elapsed.saturating_sub(sent));
+            }
+        }
+        self.answered(now, who.gossip);
+    }
+
+    /// Asks somebody outside of foca's probes.
+    pub(super) fn look_at(&mut self, now: Now, peer: &Peer) {
+        if self.looks.contains_key(&peer.gossip) || self.looks.len() >= LOOKS_MAX {
+            return;
+        }
+        let looking = LookingAt { peer: *peer, nonce: self.rng.random(), sent: now.elapsed, times: 1 };
+        self.ask(now, &looking);
+        self.looks.insert(peer.gossip, looking);
+    }
+
+    fn ask(&mut self, now: Now, looking: &LookingAt) {
+        let peer = looking.peer;
+        let entry = self.roster.exactly(&peer);
+        let suspected = entry.filter(|entry| entry.state == State::Suspect).map(|entry| entry.incarnation);
+        let look = Look { nonce: looking.nonce, subject: peer, suspected };
+        self.send(peer.gossip, packet::look(&look));
+        let rtt = self.pace.rtt(self.roster.nodes()) * self.health.factor();
+        self.timers.set(Due::Look(peer.gossip), now.elapsed + rtt);
+    }
+
+    /// He did not answer in time.
+    pub(super) fn look_again(&mut self, now: Now, address: SocketAddr) {
+        let Some(mut looking) = self.looks.remove(&address) else { return };
+        if !self.roster.is_active(&looking.peer) {
+            return;
+        }
+        if looking.times >= LOOKS {
+            self.accuse(now, &looking.peer);
+        }
+        looking.times = looking.times.saturating_add(1);
+        looking.sent = now.elapsed;
+        self.ask(now, &looking);
+        self.looks.insert(address, looking);
+    }
+
+    /// Somebody asks whether this node is there.
+    pub(super) fn looked_at(&mut self, now: Now, from: SocketAddr, look: &Look) {
+        if look.subject == self.me
+            && let Some(incarnation) = look.suspected
+        {
+            self.hear_about_me(now, incarnation, State::Suspect);
+        }
+        self.send(from, packet::looked(look.nonce, &self.me, self.incarnation));
+    }
+
+    pub(super) fn look_answered(&mut self, now: Now, nonce: u32, peer: &Peer, incarnation: Incarnation) {
+        let Some(looking) = self.looks.get(&peer.gossip).filter(|looking| looking.nonce == nonce) else {
+            return;
+        };
+        let (rtt, times) = (now.elapsed.saturating_sub(looking.sent), looking.times);
+        if times == 1 {
+            self.note_rtt(now, peer.gossip, rtt);
+        }
+        self.answered(now, peer.gossip);
+        self.apply_updates(now, vec![Member::new(*peer, incarnation, State::Alive)], true);
+    }
+
+    /// He is there: whatever this node had against him was wrong.
+    fn answered(&mut self, _now: Now, address: SocketAddr) {
+        self.looks.remove(&address);
+        self.timers.cancel(&Due::Look(address));
+        self.timers.cancel(&Due::Verdict(address));
+        if self.cases.withdraw(address) {
+            self.tally.refuted_suspicions += 1;
+            self.health.worsen();
+        }
+    }
+
+    fn note_rtt(&mut self, now: Now, address: SocketAddr, sample: Duration) {
+        let Some(entry) = self.roster.at_mut(address) else { return };
+        entry.rtt = Some(entry.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        if now.elapsed >= self.rtts_shown + RTT_SHOWN {
+            self.rtts_shown = now.elapsed;
+            self.members_version += 1;
+        }
+    }
+
+    /// Somebody suspects a member: perhaps this node should look for itself. Returns whether that was news.
+    pub(super) fn hear_suspicion(
+        &mut self,
+        now: Now,
+        peer: &Peer,
+        incarnation: Incarnation,
+        accuser: Option<NodeId>,
+    ) -> bool {
+        let Some(entry) = self.roster.exactly(peer).filter(|entry| entry.is_active()) else { return false };
+        if incarnation < entry.incarnation {
+            return false;
+        }
+        let known = self.cases.of(peer.gossip).is_some_and(|case| case.peer == *peer);
+        let news = self.cases.hear(*peer, incarnation, accuser);
+        if self.cases.of(peer.gossip).is_some_and(|case| case.mine.is_some()) {
+            self.set_verdict(peer.gossip);
+        } else if news && !known {
+            // So many look that enough of them can confirm, and not all at once.
+            let others = self.roster.nodes().saturating_sub(2).max(1);
+            if self.rng.random_range(0..others) < CONFIRMATIONS + 2 {
+                self.look_at(now, peer);
+            }
+        }
+        news
+    }
+
+    /// This node could not reach a member.
+    fn accuse(&mut self, now: Now, peer: &Peer) {
+        let Some(entry) = self.roster.exactly(peer).copied().filter(|entry| entry.is_active()) else {
+            return;
+        };
+        if self.cases.accuse(now.elapsed, *peer, entry.incarnation) {
+            let item = Item::Accuse { accuser: self.me.id, subject: *peer, incarnation: entry.incarnation };
+            self.tell(NewsId::Accuse(peer.id, self.me.id), item.to_bytes());
+            if entry.state == State::Alive {
+                self.apply_updates(now, vec![Member::new(*peer, entry.incarnation, State::Suspect)], true);
+            }
+            self.set_verdict(peer.gossip);
+        }
+        self.look_at(now, peer);
+    }
+
+    fn set_verdict(&mut self, address: SocketAddr) {
+        let nodes = self.roster.nodes();
+        let (min, max) = (self.pace.suspicion_min(nodes), self.pace.suspicion_max(nodes));
+        let Some(case) = self.cases.of(address) else { return };
+        let Some(since) = case.mine else { return };
+        // A little ill health is no reason: every failed probe leaves one in it.
+        let doubt = 1 + self.health.score().saturating_sub(2);
+        self.timers.set(Due::Verdict(address), since + case.lasts(nodes, min, max) * doubt);
+    }
+
+    pub(super) fn verdict(&mut self, now: Now, address: SocketAddr) {
+        let Some(case) = self.cases.of(address).filter(|case| case.mine.is_some()) else { return };
+        let (peer, incarnation) = (case.peer, case.incarnation);
+        let guilty = self
+            .roster
+            .exactly(&peer)
+            .is_some_and(|entry| entry.state == State::Suspect && entry.incarnation == incarnation);
+        if guilty {
+            self.apply_updates(now, vec![Member::new(peer, incarnation, State::Down)], true);
+        }
+    }
+
+    /// His host was asked.
+    pub(super) fn checked(&mut self, now: Now, peer: &Peer, gone: bool) {
+        let answered = self.probe.answered && self.probe.target.is_some_and(|(target, _)| target == *peer);
+        let Some(entry) = self.roster.exactly(peer).copied().filter(|entry| entry.is_active()) else {
+            return;
+        };
+        if gone && !answered && !self.left {
+            self.apply_updates(now, vec![Member::new(*peer, entry.incarnation, State::Down)], true);
+        }
+    }
+
+    /// A case is settled, by whatever came. `refuted`: the suspect is alive.
+    pub(super) fn close_case(&mut self, address: SocketAddr, refuted: bool) {
+        let case = self.cases.close(address);
+        self.looks.remove(&address);
+        self.timers.cancel(&Due::Look(address));
+        self.timers.cancel(&Due::Verdict(address));
+        if refuted && case.is_some_and(|case| case.mine.is_some()) {
+            self.tally.refuted_suspicions += 1;
+            self.health.worsen();
+        }
+    }
+
+    /// If timers are served late, this node was away or is starved: the lost time is added to whatever it
+    /// judges others by, and a little more, so that what waits in its sockets is taken first.
+    pub(super) fn notice_lateness(&mut self, now: Now) {
+        let Some(due) = self.timers.next_of(Due::judges) else { return };
+        let late = now.elapsed.saturating_sub(due);
+        let tolerance = self.pace.tolerance(self.roster.nodes());
+        if late <= tolerance * (1 << self.late.min(LATE_MAX)) {
+            return;
+        }
+        self.late += 1;
+        self.health.worsen();
+        self.probe.sent = None;
+        let lost = late + tolerance;
+        self.timers.delay(lost, Due::judges);
+        self.cases.delay(lost);
+    }
+}
