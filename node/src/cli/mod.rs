@@ -12,6 +12,7 @@ mod fake_node;
 mod http;
 mod join;
 mod journal;
+mod key;
 mod lines;
 mod lookup;
 mod members;
@@ -71,6 +72,8 @@ enum Command {
     Join(join::JoinArgs),
     /// Take a running node out of its mesh; it serves on by itself
     Leave(join::LeaveArgs),
+    /// Make a cluster secret, or change the one of a running mesh
+    Key(key::KeyArgs),
     /// Show the settings of a node, and where each comes from
     Config(config::ConfigArgs),
     /// Check or print a data directory
@@ -113,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lookup(args) => lookup::run(&args),
         Command::Join(args) => join::join(&args),
         Command::Leave(args) => join::leave(&args),
+        Command::Key(args) => key::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Bench(args) => bench::run(args),

@@ -10,6 +10,7 @@
 mod admin;
 mod body;
 mod info;
+mod keys;
 mod options;
 mod patience;
 mod publish;
@@ -119,6 +120,8 @@ fn app(state: HttpState) -> App {
         .put("/config/{option}", options::write)
         .put("/debug/setblockrate", info::set_block_rate)
         .post("/debug/freememory", info::free_memory)
+        .get("/mesh/keys", keys::offer)
+        .post("/mesh/keys", keys::change)
         .into_app(state)
 }
 

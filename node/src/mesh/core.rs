@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{quic::Pool, saved::Saves};
+use super::{keys::Keys, quic::Pool, saved::Saves};
 use crate::{MeshConfig, broker::Broker, env::Env};
 
 /// Senders of refused packets are named in the log this often, and no more.
@@ -38,6 +38,7 @@ pub(super) struct Core {
     /// Wakes the gossip task: something was put into the machine by another task.
     pub(super) woken: Notify,
     pub(super) saves: Saves,
+    pub(super) keys: Keys,
     /// Whether the node has left, and joins nobody by itself until it is told to.
     pub(super) left: AtomicBool,
     /// Sealed datagrams and bytes, in and out.
@@ -85,6 +86,7 @@ impl Core {
     ) -> Self {
         let view = watch::Sender::new(Arc::new(View::empty(me.id)));
         Self {
+            keys: Keys::new(&env),
             env,
             config,
             dir,

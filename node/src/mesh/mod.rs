@@ -12,7 +12,7 @@ mod address;
 mod core;
 mod exchange;
 mod gossip;
-mod keys;
+pub(crate) mod keys;
 mod local;
 mod quic;
 mod report;

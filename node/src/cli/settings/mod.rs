@@ -22,6 +22,7 @@ use self::table::{Effect, SETTINGS, Setting, Shape};
 pub(crate) use self::{
     args::Flags,
     form::{log_level, peer},
+    mesh::{parse_secret, read_secret},
 };
 use crate::config::Config;
 
