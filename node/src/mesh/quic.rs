@@ -410,3 +410,6 @@ impl quinn::TimeSource for WallTime {
         self.0.now()
     }
 }
+
+#[cfg(test)]
+mod tests;
