@@ -14,10 +14,12 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use super::settings::{Flags, Settings, log_level};
-use crate::{Durability, Limits, Ready, config::JournalConfig, env::real, journal::RecoveryReport};
+use crate::{
+    Durability, Limits, MeshReady, Ready, config::JournalConfig, env::real, journal::RecoveryReport,
+};
 
 /// How long file operations may take to end after the node has stopped.
-const LAST_OPERATIONS: Duration = Duration::from_secs(2);
+pub(super) const LAST_OPERATIONS: Duration = Duration::from_secs(2);
 /// Exit codes of a process that a signal ended, by the shell's rule: 128 and the signal's number.
 const INTERRUPTED: i32 = 130;
 const TERMINATED: i32 = 143;
@@ -48,12 +50,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     }
 
     keep_descriptors(&mut settings.config.limits);
-    let background = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("bruit-background")
-        .enable_all()
-        .build()
-        .context("cannot start the background thread")?;
+    let background = background()?;
     let data_plane =
         Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let stopping = watch_signals(&background).context("cannot listen to signals")?;
@@ -73,9 +70,19 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The runtime for what may be slow.
+///
+/// # Errors
+/// The system has no thread left.
+pub(super) fn background() -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    let builder = builder.worker_threads(1).thread_name("bruit-background").enable_all();
+    builder.build().context("cannot start the background thread")
+}
+
 /// Takes as many file descriptors as the system grants, and leaves a quarter of them to the journal, to HTTP
 /// and to the runtime: a crowd of clients must not keep the journal from opening its next segment.
-fn keep_descriptors(limits: &mut Limits) {
+pub(super) fn keep_descriptors(limits: &mut Limits) {
     let granted = getrlimit(Resource::Nofile);
     // The soft limit is often 1,024 for the sake of old programs; raising it to the hard one needs no right.
     let raised = Rlimit { current: granted.maximum, maximum: granted.maximum };
@@ -96,7 +103,7 @@ fn keep_descriptors(limits: &mut Limits) {
 }
 
 /// Begins to log to standard error; what it returns changes the level.
-fn start_log(level: &str) -> Arc<dyn Fn(&str) -> bool + Send + Sync> {
+pub(super) fn start_log(level: &str) -> Arc<dyn Fn(&str) -> bool + Send + Sync> {
     let level = LevelFilter::from(log_level(level));
     let (filter, change) = reload::Layer::new(level);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -109,7 +116,7 @@ fn start_log(level: &str) -> Arc<dyn Fn(&str) -> bool + Send + Sync> {
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process. On the background runtime, so
 /// that it works while the data plane waits for a disk.
-fn watch_signals(background: &Runtime) -> std::io::Result<oneshot::Receiver<()>> {
+pub(super) fn watch_signals(background: &Runtime) -> std::io::Result<oneshot::Receiver<()>> {
     let _context = background.enter();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -145,6 +152,7 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         Some(address) => writeln!(banner, "HTTP: listening on {address}"),
         None => writeln!(banner, "HTTP: off"),
     };
+    banner.push_str(&mesh_lines(ready.mesh.as_ref()));
     let promise = match journal.durability {
         Durability::Fsync => "OK means synced to disk",
         Durability::Os => "OK means handed to the operating system: a power cut loses messages",
@@ -167,4 +175,53 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         );
     }
     banner
+}
+
+/// Where other nodes find this one, and a line to paste that starts one.
+fn mesh_lines(mesh: Option<&MeshReady>) -> String {
+    let Some(MeshReady { gossip, mesh, cluster, sealed }) = mesh else { return "mesh: off\n".to_owned() };
+    let named = match cluster.as_str() {
+        "bruit" => String::new(),
+        cluster => format!(" --cluster-name {cluster}"),
+    };
+    let (who, how) = match sealed {
+        true => ("with a secret", format!("bruit --join {gossip}{named} --cluster-secret-file FILE")),
+        // The next node is on this machine as well, and needs ports and a directory of its own.
+        false => (
+            "without a secret, this machine only",
+            format!(
+                "bruit --join {gossip}{named} --gossip-address {}:0 --tcp-address :0 --http-address :0 --data-path \
+                 bruit-data-2",
+                gossip.ip()
+            ),
+        ),
+    };
+    format!(
+        "gossip: listening on {gossip} (UDP)\nQUIC: listening on {mesh} (UDP)\nmesh: cluster {cluster}, {who}\n\
+         join: {how}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_says_how_another_node_joins() {
+        let ready = |cluster: &str, sealed| MeshReady {
+            gossip: ([10, 0, 0, 1], 4160).into(),
+            mesh: ([10, 0, 0, 1], 4161).into(),
+            cluster: cluster.to_owned(),
+            sealed,
+        };
+        let sealed = mesh_lines(Some(&ready("bruit", true)));
+        assert!(sealed.starts_with("gossip: listening on 10.0.0.1:4160 (UDP)\n"), "{sealed}");
+        assert!(
+            sealed.ends_with("join: bruit --join 10.0.0.1:4160 --cluster-secret-file FILE\n"),
+            "{sealed}"
+        );
+        let open = mesh_lines(Some(&ready("x", false)));
+        assert!(open.contains("without a secret") && open.contains(" --cluster-name x "), "{open}");
+        assert_eq!(mesh_lines(None), "mesh: off\n");
+    }
 }
