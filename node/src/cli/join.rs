@@ -75,7 +75,10 @@ pub(super) fn leave(args: &LeaveArgs) -> anyhow::Result<ExitCode> {
     if answer.status != 200 {
         return Err(answer.refusal(&http));
     }
-    println!("left; the node serves on by itself, and `bruit join` brings it back");
+    println!(
+        "the node at {} has left; it serves on by itself, and `bruit join` brings it back",
+        http.address()
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,7 @@ mod argv;
 mod bench;
 mod client;
 mod config;
+mod dev;
 #[cfg(test)]
 mod fake_node;
 mod http;
@@ -54,6 +55,8 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::ServeArgs),
+    /// Run a mesh of several nodes in one process, to try things with
+    Dev(dev::DevArgs),
     /// Publish the lines of a file or of standard input
     Pub(publish::PublishArgs),
     /// Print the messages of a topic as they come
@@ -102,6 +105,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Dev(args) => dev::run(&args),
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Members(args) => members::run(&args),
