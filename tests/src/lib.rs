@@ -9,6 +9,8 @@
 //! - [`Http`]: requests whose exact status, headers and body are looked at.
 //! - [`wait`]: patience, and waiting for a condition instead of for a time.
 //! - [`load`]: publishers that remember what was acknowledged, and the drain that looks for it.
+//! - [`Mesh`]: several nodes that know of each other, and what each answers about all.
+//! - [`datagrams`]: what strangers send to a node's UDP ports.
 //! - [`tree`]: the repository as files, for the tests that guard its shape.
 //!
 //! Everything here panics when it is disappointed: a panic is how a test fails.
@@ -16,12 +18,15 @@
 pub mod binary;
 mod client;
 pub mod command;
+pub mod datagrams;
 mod http;
 pub mod load;
+pub mod mesh;
 mod node;
 pub mod tree;
 pub mod wait;
 
 pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
+pub use mesh::Mesh;
 pub use node::{Node, Options};

@@ -222,6 +222,12 @@ impl Node {
         self.process.wait_until_serving();
     }
 
+    /// Starts the (dead) node again on the same directory, with one more argument from now on.
+    pub fn start_again_with(&mut self, arg: impl Into<String>) {
+        self.options = self.options.clone().arg(arg);
+        self.start_again();
+    }
+
     /// Starts the (dead) node again where it may refuse.
     ///
     /// # Errors
