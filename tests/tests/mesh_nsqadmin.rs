@@ -39,35 +39,44 @@ fn nsqds(list: &Value) -> Vec<Http> {
     producers.iter().map(|producer| Http::new(address(producer))).collect()
 }
 
-/// The nodes as nsqlookupd: every node's HTTP address, and the extra port of the last one.
-fn lookupds(mesh: &Mesh) -> Vec<Http> {
-    mesh.iter().map(Node::http).chain([Http::new(lookupd_address(&mesh[2]))]).collect()
+/// Three nodes that hold one topic, and the port of the last one that is nsqlookupd's alone.
+struct Cluster {
+    mesh: Mesh,
+    lookupd: Http,
 }
 
-fn lookupd_address(node: &Node) -> SocketAddr {
-    let log = node.log();
-    let line = log.lines().find(|line| line.to_lowercase().starts_with("lookupd"));
-    let line = line.unwrap_or_else(|| panic!("it is not said where nsqlookupd's API is:\n{log}"));
-    let mut words = line.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.', ')']));
-    words.find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"))
-}
-
-fn start() -> Mesh {
-    let mut mesh = Mesh::start(2);
-    mesh.push(Options::new().join(&mesh[0]).arg("--lookupd-http-address=127.0.0.1:0").start());
-    mesh.wait_until_whole();
-    for node in mesh.iter() {
-        node.client().publish("t", "x");
-        node.http().post_ok("/channel/create?topic=t&channel=c", "");
+impl Cluster {
+    fn start() -> Self {
+        let mut mesh = Mesh::start(2);
+        let port = free_tcp_address();
+        let flag = format!("--lookupd-http-address={port}");
+        mesh.push(Options::new().join(&mesh[0]).arg(flag).start());
+        mesh.wait_until_whole();
+        for node in mesh.iter() {
+            node.client().publish("t", "x");
+            node.http().post_ok("/channel/create?topic=t&channel=c", "");
+        }
+        mesh.wait_for_producers("t", &[0, 1, 2]);
+        Self { mesh, lookupd: Http::new(port) }
     }
-    mesh.wait_for_producers("t", &[0, 1, 2]);
-    mesh
+
+    /// The nodes as nsqlookupd: every node's HTTP address, and that port.
+    fn lookupds(&self) -> Vec<Http> {
+        self.mesh.iter().map(Node::http).chain([self.lookupd]).collect()
+    }
+}
+
+/// An address that nobody listens on.
+fn free_tcp_address() -> SocketAddr {
+    #[expect(clippy::disallowed_types, reason = "only asks the system for a free port")]
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket has an address")
 }
 
 #[test]
 fn its_pages_show_the_same_whichever_node_is_asked() {
-    let mesh = start();
-    let lookupds = lookupds(&mesh);
+    let cluster = Cluster::start();
+    let (mesh, lookupds) = (&cluster.mesh, cluster.lookupds());
     for lookupd in &lookupds {
         assert_eq!(get(*lookupd, "/topics")["topics"], serde_json::json!(["t"]));
         assert_eq!(get(*lookupd, "/channels?topic=t")["channels"], serde_json::json!(["c"]));
@@ -107,8 +116,7 @@ fn its_pages_show_the_same_whichever_node_is_asked() {
 
 #[test]
 fn the_extra_port_serves_nothing_else() {
-    let mesh = start();
-    let lookupd = Http::new(lookupd_address(&mesh[2]));
+    let Cluster { mesh: _mesh, lookupd } = Cluster::start();
     assert_eq!(get(lookupd, "/info"), serde_json::json!({"version": "1.3.0"}));
     assert_eq!(lookupd.get("/stats").status, 404);
     assert_eq!(lookupd.post("/pub?topic=t", "x").status, 404);
@@ -116,8 +124,8 @@ fn the_extra_port_serves_nothing_else() {
 
 #[test]
 fn it_creates_a_topic_with_a_channel() {
-    let mesh = start();
-    for lookupd in [mesh[0].http(), Http::new(lookupd_address(&mesh[2]))] {
+    let Cluster { mesh, lookupd } = Cluster::start();
+    for lookupd in [mesh[0].http(), lookupd] {
         lookupd.post_ok("/topic/create?topic=new", "");
         lookupd.post_ok("/channel/create?topic=new&channel=c", "");
     }
@@ -135,7 +143,7 @@ fn it_creates_a_topic_with_a_channel() {
 
 #[test]
 fn it_pauses_and_empties_on_every_node() {
-    let mesh = start();
+    let Cluster { mesh, .. } = Cluster::start();
     for action in ["pause", "empty", "unpause"] {
         for holder in nsqds(&get(mesh[1].http(), "/lookup?topic=t")) {
             holder.post_ok(&format!("/channel/{action}?topic=t&channel=c"), "");
@@ -152,8 +160,8 @@ fn it_pauses_and_empties_on_every_node() {
 
 #[test]
 fn it_deletes_a_channel_and_then_the_topic() {
-    let mesh = start();
-    let lookupds = lookupds(&mesh);
+    let cluster = Cluster::start();
+    let (mesh, lookupds) = (&cluster.mesh, cluster.lookupds());
     // The buttons: whom to ask comes first, then every lookupd is told, then every holder.
     let holders = nsqds(&get(lookupds[0], "/lookup?topic=t"));
     for server in lookupds.iter().chain(&holders) {
@@ -176,9 +184,10 @@ fn it_deletes_a_channel_and_then_the_topic() {
 
 #[test]
 fn it_takes_a_topic_from_one_node_alone() {
-    let mesh = start();
+    let cluster = Cluster::start();
+    let mesh = &cluster.mesh;
     let victim = mesh[1].http_address();
-    for lookupd in lookupds(&mesh) {
+    for lookupd in cluster.lookupds() {
         lookupd.post_ok(&format!("/topic/tombstone?topic=t&node={victim}"), "");
     }
     mesh.wait_for_producers("t", &[0, 2]);
