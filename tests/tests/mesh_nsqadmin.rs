@@ -76,7 +76,7 @@ fn free_tcp_address() -> SocketAddr {
 #[test]
 fn its_pages_show_the_same_whichever_node_is_asked() {
     let cluster = Cluster::start();
-    let (mesh, lookupds) = (&cluster.mesh, cluster.lookupds());
+    let lookupds = cluster.lookupds();
     for lookupd in &lookupds {
         assert_eq!(get(*lookupd, "/topics")["topics"], serde_json::json!(["t"]));
         assert_eq!(get(*lookupd, "/channels?topic=t")["channels"], serde_json::json!(["c"]));
@@ -161,7 +161,7 @@ fn it_pauses_and_empties_on_every_node() {
 #[test]
 fn it_deletes_a_channel_and_then_the_topic() {
     let cluster = Cluster::start();
-    let (mesh, lookupds) = (&cluster.mesh, cluster.lookupds());
+    let lookupds = cluster.lookupds();
     // The buttons: whom to ask comes first, then every lookupd is told, then every holder.
     let holders = nsqds(&get(lookupds[0], "/lookup?topic=t"));
     for server in lookupds.iter().chain(&holders) {
