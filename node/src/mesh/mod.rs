@@ -42,6 +42,7 @@ use self::{
     seeds::Seeds,
     socket::Datagrams,
 };
+pub use self::tls::TlsError;
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
 use crate::{Config, broker::Broker, data, env::Env};
 
