@@ -32,7 +32,7 @@ use self::{
     broker::{Broker, Opening, Tasks},
     client::ServerFacts,
     env::Env,
-    http::{HttpState, Ports},
+    http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
     mesh::MeshHandle,
 };
@@ -49,6 +49,8 @@ pub struct Ready {
     pub tcp_address: SocketAddr,
     /// Where HTTP is served, if it is.
     pub http_address: Option<SocketAddr>,
+    /// Where nsqlookupd's HTTP API is served by itself, if it is.
+    pub lookup_http_address: Option<SocketAddr>,
     /// The node's id, for life.
     pub node_id: NodeId,
     /// How long the start took.
@@ -78,7 +80,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// `tcp` or `http`.
+        /// `tcp`, `http` or `lookupd-http`.
         flag: &'static str,
         /// What the operating system said.
         error: io::Error,
@@ -110,7 +112,8 @@ pub async fn run(
     let (exit, exiting) = watch::channel(false);
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
-    let http = listen_http(&config, &env).await?;
+    let http = listen_http(&env, config.http_address, "http").await?;
+    let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
     let opening = Opening {
         env: env.clone(),
         dir: config.data_path.clone(),
@@ -132,11 +135,16 @@ pub async fn run(
     let mesh::Started { handle: mesh, ready: mesh_ready, broadcast_addresses, ended: parted } =
         mesh::start(joining, &exiting).await?;
     config.broadcast_addresses = broadcast_addresses;
-    let mut served = None;
-    if let Some(listener) = http {
-        let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
-        served = Some(serve_http(&config, &env, (&broker, mesh), ports, listener, exiting.clone()));
-    }
+    let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
+    let state = http_state(&config, &env, &broker, mesh, ports);
+    let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
+    let served: Vec<_> = faces
+        .into_iter()
+        .filter_map(|(listener, face)| {
+            Some(serve_http(&env, state.clone(), listener?, face, exiting.clone()))
+        })
+        .collect();
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
@@ -145,7 +153,15 @@ pub async fn run(
     });
     let clients = client::serve(tcp, Arc::clone(&broker), facts, env.clone(), node_id.tag(), exiting);
     env.spawn.spawn(Box::pin(clients));
-    ready(&Ready { tcp_address, http_address, node_id, took: began.elapsed(), recovery, mesh: mesh_ready });
+    ready(&Ready {
+        tcp_address,
+        http_address,
+        lookup_http_address,
+        node_id,
+        took: began.elapsed(),
+        recovery,
+        mesh: mesh_ready,
+    });
 
     let Tasks { mut committed, helpers } = tasks;
     let died = tokio::select! {
@@ -158,9 +174,10 @@ pub async fn run(
     broker.close_clients();
     // Connections that are gone have put back what they had in flight; the last checkpoint then has it.
     let _ = tokio::time::timeout(CLOSING, broker.drained()).await;
-    if let Some(served) = served {
-        // Requests under way get their answer, if they do not take too long.
-        let _ = tokio::time::timeout(FAREWELL, served).await;
+    // Requests under way get their answer, if they do not take too long.
+    let farewell = Instant::now() + FAREWELL;
+    for served in served {
+        let _ = tokio::time::timeout_at(farewell, served).await;
     }
     commit_exit.send_replace(true);
     if died {
@@ -185,8 +202,12 @@ async fn listen(
 }
 
 /// Listens for HTTP on the background runtime: a socket belongs to the runtime that opened it.
-async fn listen_http(config: &Config, env: &Env) -> Result<Option<Box<dyn env::Listener>>, RunError> {
-    let Some(address) = config.http_address else { return Ok(None) };
+async fn listen_http(
+    env: &Env,
+    address: Option<SocketAddr>,
+    flag: &'static str,
+) -> Result<Option<Box<dyn env::Listener>>, RunError> {
+    let Some(address) = address else { return Ok(None) };
     let (bound, binding) = oneshot::channel();
     let net = Arc::clone(&env.net);
     env.background.spawn(Box::pin(async move {
@@ -195,23 +216,25 @@ async fn listen_http(config: &Config, env: &Env) -> Result<Option<Box<dyn env::L
     }));
     let gone = || io::Error::other("the background runtime has ended");
     let listener = binding.await.unwrap_or_else(|_| Err(gone()));
-    listener.map(Some).map_err(|error| RunError::Listen { address, flag: "http", error })
+    listener.map(Some).map_err(|error| RunError::Listen { address, flag, error })
+}
+
+fn http_state(config: &Config, env: &Env, broker: &Arc<Broker>, mesh: MeshHandle, ports: Ports) -> HttpState {
+    let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
+    let config = Arc::new(config.clone());
+    HttpState::new(Arc::clone(broker), mesh, config, env.clone(), ports, &level, set)
 }
 
 fn serve_http(
-    config: &Config,
     env: &Env,
-    (broker, mesh): (&Arc<Broker>, MeshHandle),
-    ports: Ports,
+    state: HttpState,
     listener: Box<dyn env::Listener>,
+    face: Face,
     exiting: watch::Receiver<bool>,
 ) -> oneshot::Receiver<()> {
-    let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
-    let config = Arc::new(config.clone());
-    let state = HttpState::new(Arc::clone(broker), mesh, config, env.clone(), ports, &level, set);
     let (done, ended) = oneshot::channel();
     env.background.spawn(Box::pin(async move {
-        http::serve(listener, state, exiting).await;
+        http::serve(listener, state, face, exiting).await;
         // Nobody waits any more when the farewell took too long.
         let _ = done.send(());
     }));

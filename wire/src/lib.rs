@@ -10,6 +10,7 @@
 //! - [`MessageId`]: 64 bits on our side, 16 hex characters on the wire.
 //! - [`go_quote`]: Go's `%q`, which NSQ's error texts are made of.
 //! - [`nsq`]: the V2 protocol between a node and its clients.
+//! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
 
 #![cfg_attr(
     not(test),
@@ -17,6 +18,7 @@
 )]
 
 mod id;
+pub mod lookup;
 mod name;
 pub mod nsq;
 pub mod peer;

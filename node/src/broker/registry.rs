@@ -216,6 +216,11 @@ impl Broker {
         topics
     }
 
+    /// Number of topics.
+    pub(crate) fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
     /// The topic `name`; made now if there is none.
     ///
     /// # Errors

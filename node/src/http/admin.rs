@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::Uri, response::Response};
-use bruit_wire::ChannelName;
+use bruit_gossip::Name;
 
 use super::{
     HttpState,
+    known::Known,
+    lookup::{TOPIC_NOT_FOUND, named_topic},
+    names,
     publish::topic_name,
     query::Query,
     reply::{self, ApiError},
 };
 use crate::broker::{Channel, Ticket, Topic};
 
-const TOPIC_NOT_FOUND: ApiError = ApiError::absent("TOPIC_NOT_FOUND");
 const CHANNEL_NOT_FOUND: ApiError = ApiError::absent("CHANNEL_NOT_FOUND");
 
 type Answer = Result<Response, ApiError>;
@@ -28,11 +30,13 @@ pub(super) async fn create_topic(State(state): State<HttpState>, uri: Uri) -> An
     settled(&state, state.broker.barrier()).await
 }
 
-/// `POST /topic/delete?topic=`
+/// `POST /topic/delete?topic=`: on every node that holds it.
 pub(super) async fn delete_topic(State(state): State<HttpState>, uri: Uri) -> Answer {
     let name = named_topic(&Query::of(&uri)?)?;
-    let ticket = state.broker.delete_topic(&name).ok_or(TOPIC_NOT_FOUND)?;
-    settled(&state, ticket).await
+    match names::remove_topic(&state, &name).await? {
+        true => Ok(reply::empty()),
+        false => Err(TOPIC_NOT_FOUND),
+    }
 }
 
 /// `POST /topic/empty?topic=`: drops what waits in the topic itself, not in its channels.
@@ -52,18 +56,31 @@ pub(super) async fn unpause_topic(State(state): State<HttpState>, uri: Uri) -> A
     set_topic_paused(&state, &uri, false).await
 }
 
-/// `POST /channel/create?topic=&channel=`: the topic has to exist.
+/// `POST /channel/create?topic=&channel=`: the topic has to exist. If it does on other nodes only, they make
+/// the channel, and this node will when it gets the topic.
 pub(super) async fn create_channel(State(state): State<HttpState>, uri: Uri) -> Answer {
-    let (topic, name) = topic_and_channel_name(&state, &uri)?;
-    topic.channel_or_create(&name).map_err(|refused| ApiError::of_change(&refused))?;
+    let (topic, channel) = names::topic_and_channel(&Query::of(&uri)?)?;
+    let Some(held) = state.broker.topic(topic.as_str()) else {
+        if !state.mesh.view().knows(topic.as_str()) {
+            return Err(TOPIC_NOT_FOUND);
+        }
+        state.mesh.create(Name::channel(topic, channel)).await;
+        return Ok(reply::empty());
+    };
+    held.channel_or_create(&channel).map_err(|refused| ApiError::of_change(&refused))?;
     settled(&state, state.broker.barrier()).await
 }
 
-/// `POST /channel/delete?topic=&channel=`
+/// `POST /channel/delete?topic=&channel=`: on every node that holds it.
 pub(super) async fn delete_channel(State(state): State<HttpState>, uri: Uri) -> Answer {
-    let (topic, name) = topic_and_channel_name(&state, &uri)?;
-    let ticket = topic.delete_channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
-    settled(&state, ticket).await
+    let (topic, channel) = names::topic_and_channel(&Query::of(&uri)?)?;
+    if names::remove_channel(&state, &topic, &channel).await? {
+        return Ok(reply::empty());
+    }
+    match Known::of(&state).knows(topic.as_str()) {
+        true => Err(CHANNEL_NOT_FOUND),
+        false => Err(TOPIC_NOT_FOUND),
+    }
 }
 
 /// `POST /channel/empty?topic=&channel=`: drops what waits, what is deferred, and what is in flight.
@@ -95,27 +112,9 @@ async fn settled(state: &HttpState, ticket: Ticket) -> Answer {
     Ok(reply::empty())
 }
 
-/// The `topic` of the query as it stands: an invalid name is one that does not exist.
-fn named_topic(query: &Query) -> Result<String, ApiError> {
-    query.first("topic").ok_or(ApiError::bad("MISSING_ARG_TOPIC"))
-}
-
-/// An existing topic and a valid channel name.
-fn topic_and_channel_name(state: &HttpState, uri: &Uri) -> Result<(Arc<Topic>, ChannelName), ApiError> {
-    let query = Query::of(uri)?;
-    // The channel endpoints have their own word for an invalid topic.
-    let topic = topic_name(&query).map_err(|error| match error.code {
-        "INVALID_TOPIC" => ApiError::bad("INVALID_ARG_TOPIC"),
-        _ => error,
-    })?;
-    let channel = query.first("channel").ok_or(ApiError::bad("MISSING_ARG_CHANNEL"))?;
-    let channel = ChannelName::new(&channel).map_err(|_| ApiError::bad("INVALID_ARG_CHANNEL"))?;
-    let topic = state.broker.topic(topic.as_str()).ok_or(TOPIC_NOT_FOUND)?;
-    Ok((topic, channel))
-}
-
 fn topic_and_channel(state: &HttpState, uri: &Uri) -> Result<(Arc<Topic>, Arc<Channel>), ApiError> {
-    let (topic, name) = topic_and_channel_name(state, uri)?;
-    let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
+    let (topic, channel) = names::topic_and_channel(&Query::of(uri)?)?;
+    let topic = state.broker.topic(topic.as_str()).ok_or(TOPIC_NOT_FOUND)?;
+    let channel = topic.channel(channel.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
     Ok((topic, channel))
 }

@@ -1,20 +1,32 @@
-//! nsqd's HTTP API.
+//! The HTTP API of nsqd and of nsqlookupd, on one port; figures; and what bruit's own tools ask.
 //!
 //! A request passes `serve` (connections and their limits), `route` (paths and methods), one handler
-//! (`publish`, `admin`, `stats`, `options`, `info`), which reads its `query` and perhaps its `body`, and makes
-//! a `reply`. Everything runs on the background runtime: HTTP may be slow without slowing messages.
+//! (nsqd's: `publish`, `admin`, `stats`, `options`, `info`; nsqlookupd's: `lookup`, `nodes`, `names`; bruit's:
+//! `mesh`, `metrics`), which reads its `query` and perhaps its `body`, and makes a `reply`. Where both daemons
+//! have a path, the answer is nsqd's; `lookup_app` is for those who need nsqlookupd's. Everything runs on the
+//! background runtime: HTTP may be slow without slowing messages.
 //!
 //! **Invariant:** nothing a client sends makes this module hold more than its named limits: connections and
-//! header sizes in `serve`, bodies in `body`.
+//! header sizes in `serve`, bodies in `body`, pieces of long answers in `document`.
 
 mod admin;
 mod body;
+mod document;
+#[cfg(test)]
+mod fixture;
 mod info;
 mod keys;
+mod known;
+mod lookup;
+mod mesh;
+mod metrics;
+mod names;
+mod nodes;
 mod options;
 mod patience;
 mod publish;
 mod query;
+mod reach;
 mod refusals;
 mod reply;
 mod route;
@@ -33,7 +45,10 @@ use self::{
     refusals::Refusals,
     route::{App, Routes},
 };
-pub(crate) use self::{options::SetLogLevel, serve::serve};
+pub(crate) use self::{
+    options::SetLogLevel,
+    serve::{Face, serve},
+};
 use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
@@ -98,7 +113,7 @@ impl HttpState {
     }
 }
 
-/// Every endpoint.
+/// Every endpoint, for the HTTP port.
 fn app(state: HttpState) -> App {
     Routes::new()
         .get("/ping", info::ping)
@@ -122,88 +137,44 @@ fn app(state: HttpState) -> App {
         .post("/debug/freememory", info::free_memory)
         .get("/mesh/keys", keys::offer)
         .post("/mesh/keys", keys::change)
+        .get("/lookup", lookup::lookup)
+        .get("/topics", lookup::topics)
+        .get("/channels", lookup::channels)
+        .get("/nodes", nodes::nodes)
+        .get("/debug", nodes::debug)
+        .post("/topic/tombstone", nodes::tombstone)
+        .get("/mesh/members", mesh::members)
+        .get("/mesh/topics", mesh::topics)
+        .get("/mesh/stats", mesh::stats)
+        .post("/mesh/join", mesh::join)
+        .post("/mesh/leave", mesh::leave)
+        .get("/metrics", metrics::metrics)
+        .into_app(state)
+}
+
+/// nsqlookupd's endpoints with its own rules, for a port of their own.
+fn lookup_app(state: HttpState) -> App {
+    Routes::new()
+        .get("/ping", lookup::ping)
+        .get("/info", lookup::info)
+        .get("/lookup", lookup::lookup)
+        .get("/topics", lookup::topics)
+        .get("/channels", lookup::channels)
+        .get("/nodes", nodes::nodes)
+        .get("/debug", nodes::debug)
+        .post("/topic/create", names::create_topic)
+        .post("/topic/delete", names::delete_topic)
+        .post("/topic/tombstone", nodes::tombstone)
+        .post("/channel/create", names::create_channel)
+        .post("/channel/delete", names::delete_channel)
         .into_app(state)
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, extract::Request};
-    use bruit_gossip::Identity;
-    use http_body_util::BodyExt;
     use serde_json::{Value, json};
-    use tokio::{runtime::Handle, sync::watch};
 
-    use super::*;
-    use crate::{broker::Opening, env::real, mesh};
-
-    /// A broker with its journal in a directory of its own, and the handlers on top of it.
-    struct Fixture {
-        app: App,
-        broker: Arc<Broker>,
-        exit: watch::Sender<bool>,
-        _dir: tempfile::TempDir,
-    }
-
-    impl Fixture {
-        async fn start() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let env = real::env(Handle::current(), Handle::current());
-            let mut config = Config::default();
-            config.journal.min_free_bytes = 0;
-            config.limits.max_msg_size = 10;
-            let opening = Opening {
-                env: env.clone(),
-                dir: dir.path().to_owned(),
-                node: 1,
-                limits: config.limits.clone(),
-                journal: config.journal.clone(),
-            };
-            let (exit, exiting) = watch::channel(false);
-            let (broker, _, _) = Broker::open(opening, exiting.clone()).await.unwrap();
-            config.mesh.gossip_address = None;
-            config.data_path = dir.path().to_owned();
-            let joining = mesh::Opening {
-                config: &config,
-                env: &env,
-                identity: Identity::first(1),
-                broker: &broker,
-                tcp: ([127, 0, 0, 1], 4150).into(),
-                http: None,
-            };
-            let mesh = mesh::start(joining, &exiting).await.unwrap().handle;
-            let ports = Ports { tcp: 4150, http: 4151 };
-            let set_log_level: SetLogLevel = Arc::new(|_| true);
-            let config = Arc::new(config);
-            let state = HttpState::new(Arc::clone(&broker), mesh, config, env, ports, "info", set_log_level);
-            Self { app: app(state), broker, exit, _dir: dir }
-        }
-
-        async fn ask(&self, method: &str, target: &str, body: &str) -> (u16, String) {
-            let request = Request::builder().method(method).uri(target).body(Body::from(body.to_owned()));
-            let response = self.app.answer(request.unwrap()).await;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.unwrap().to_bytes();
-            (status, String::from_utf8(body.to_vec()).unwrap())
-        }
-
-        async fn post(&self, target: &str, body: &str) -> (u16, String) {
-            self.ask("POST", target, body).await
-        }
-
-        async fn topics(&self, query: &str) -> Value {
-            let (status, body) = self.ask("GET", &format!("/stats?format=json{query}"), "").await;
-            assert_eq!(status, 200);
-            serde_json::from_str::<Value>(&body).unwrap()["topics"].clone()
-        }
-    }
-
-    fn ok(body: &str) -> (u16, String) {
-        (200, body.to_owned())
-    }
-
-    fn error(status: u16, code: &str) -> (u16, String) {
-        (status, format!(r#"{{"message":"{code}"}}"#))
-    }
+    use super::fixture::{Fixture, error, ok};
 
     #[tokio::test]
     async fn what_is_published_is_counted() {
@@ -252,7 +223,7 @@ mod tests {
         assert_eq!(topics[0]["depth"], 0);
         assert_eq!(node.post("/channel/empty?topic=t&channel=c", "").await, ok(""));
         assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, ok(""));
-        assert_eq!(node.post("/channel/delete?topic=t&channel=c", "").await, error(404, "CHANNEL_NOT_FOUND"));
+        assert_eq!(node.post("/channel/delete?topic=t&channel=d", "").await, error(404, "CHANNEL_NOT_FOUND"));
         assert_eq!(node.post("/topic/delete?topic=t", "").await, ok(""));
         assert_eq!(node.topics("").await, json!([]));
     }

@@ -63,9 +63,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = json(&serde_json::json!({ "message": self.code }));
-        *response.status_mut() = self.status;
-        response
+        message(self.status, self.code)
     }
 }
 
@@ -83,6 +81,23 @@ pub(super) fn json(document: &impl Serialize) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// Success with a JSON document that is written already, or while it is sent.
+pub(super) fn json_bytes(body: Body) -> Response {
+    with_headers(body, Some(JSON))
+}
+
+/// A refusal with a sentence for people, in the shape that errors have.
+pub(super) fn message(status: StatusCode, message: &str) -> Response {
+    let mut response = json(&serde_json::json!({ "message": message }));
+    *response.status_mut() = status;
+    response
+}
+
+/// Success with figures for Prometheus, which asks for exactly this type.
+pub(super) fn metrics(body: String) -> Response {
+    with_headers(Body::from(body), Some(HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8")))
 }
 
 /// Success with nothing to say: no body, and no content type for it.

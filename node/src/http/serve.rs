@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    HttpState, app,
+    HttpState, app, lookup_app,
     patience::{Impatient, Phase},
 };
 use crate::env::{Conn, Listener, Spawn};
@@ -34,14 +34,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests under way may take to end when the node stops.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
+/// Which API a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// All of it.
+    Node,
+    /// nsqlookupd's alone.
+    Lookup,
+}
+
+/// From where a request came; the handlers find it among the request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker(pub(super) SocketAddr);
+
 /// Serves HTTP on `listener` until `shutdown` becomes true or its sender is gone. Returns when the last
 /// request under way has been answered, or a few seconds later.
 ///
 /// Connections become tasks of the background runtime. This is to be polled there as well, so that their
 /// sockets belong to it.
-pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, shutdown: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: Box<dyn Listener>,
+    state: HttpState,
+    face: Face,
+    shutdown: watch::Receiver<bool>,
+) {
     let background = Arc::clone(&state.env.background);
-    let app = Arc::new(app(state));
+    let app = Arc::new(match face {
+        Face::Node => app(state),
+        Face::Lookup => lookup_app(state),
+    });
     let service = service_fn(move |request: Request<Incoming>| {
         let app = Arc::clone(&app);
         async move { Ok(app.answer(request.map(Body::new)).await) }
@@ -99,7 +120,8 @@ where
 {
     let phase = Phase::default();
     let io = TokioIo::new(Impatient::new(conn, phase.clone(), shutdown.clone()));
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Asker(peer));
         phase.turn();
         let (answer, phase) = (service.call(request), phase.clone());
         async move {

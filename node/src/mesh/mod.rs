@@ -35,6 +35,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::tls::TlsError;
 use self::{
     core::{Core, Dropped, State},
     local::Local,
@@ -42,7 +43,6 @@ use self::{
     seeds::Seeds,
     socket::Datagrams,
 };
-pub use self::tls::TlsError;
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
 use crate::{Config, broker::Broker, data, env::Env};
 
