@@ -17,6 +17,7 @@ pub mod disk;
 pub mod history;
 pub mod nemesis;
 pub mod panics;
+pub mod process;
 pub mod record;
 pub mod run;
 pub mod scenario;
