@@ -182,6 +182,12 @@ impl Recorder {
         state.records.push(record);
     }
 
+    /// The trace that everything goes into.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Simulated time.
     #[must_use]
     pub fn now(&self) -> Duration {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::{
     dice::Dice,
     disk::{Failing, Faults, Flip, Pace},
+    gate::Gate,
     history::{Down, Event, Recorder},
     record::{self, Hit},
     world::{Host, Machine},
@@ -134,7 +135,7 @@ pub struct Nemesis {
     dice: Dice,
     plan: VecDeque<(Duration, Action)>,
     ends_at: Duration,
-    healed: watch::Sender<bool>,
+    healed: Gate,
     state: State,
     at_freeze: Option<(Ending, Duration)>,
     in_recovery: Option<(Ending, VecDeque<u64>)>,
@@ -164,27 +165,20 @@ const UP_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 impl Nemesis {
     /// A saboteur with a plan, oldest action first, that lets go of everything at `ends_at`.
     #[must_use]
-    pub fn new(
-        victim: Victim,
-        dice: Dice,
-        plan: Vec<(Duration, Action)>,
-        ends_at: Duration,
-    ) -> (Self, watch::Receiver<bool>) {
-        let (healed, receiver) = watch::channel(false);
-        let nemesis = Self {
+    pub fn new(victim: Victim, dice: Dice, plan: Vec<(Duration, Action)>, ends_at: Duration) -> Self {
+        Self {
             victim,
             dice,
             plan: plan.into(),
             ends_at,
-            healed,
+            healed: Gate::default(),
             state: State::Up,
             at_freeze: None,
             in_recovery: None,
             flips: 0,
             damaged: BTreeSet::new(),
             letting_go: false,
-        };
-        (nemesis, receiver)
+        }
     }
 
     /// Ends what runs on the host before the simulation has begun; the first process starts at `until`.
@@ -192,10 +186,10 @@ impl Nemesis {
         self.clear(sim, until);
     }
 
-    /// Whether the node is up after the last fault.
+    /// Opens when the node is up after the last fault.
     #[must_use]
-    pub fn has_healed(&self) -> bool {
-        *self.healed.borrow()
+    pub fn healed(&self) -> &Gate {
+        &self.healed
     }
 
     /// Does what is due now.
@@ -208,7 +202,7 @@ impl Nemesis {
                 self.perform(action, now);
             }
         }
-        if now >= self.ends_at && !*self.healed.borrow() {
+        if now >= self.ends_at && !self.healed.is_open() {
             self.heal();
         }
     }
@@ -216,7 +210,7 @@ impl Nemesis {
     /// True when the node has not come up again although nothing has hindered it for long.
     #[must_use]
     pub fn despairs(&self) -> bool {
-        !*self.healed.borrow() && self.victim.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
+        !self.healed.is_open() && self.victim.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
     }
 
     /// Notices what has come of earlier actions: a frozen disk, a process that ended, a pause that is over.
@@ -348,7 +342,7 @@ impl Nemesis {
         let serving = self.victim.status.shared.lock().serving;
         if self.state == State::Up && serving {
             self.victim.recorder.record(Event::Fault("none any more".to_owned()));
-            self.healed.send_replace(true);
+            self.healed.open();
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     dice::Dice,
     disk::{SimDisk, Wear},
     history::{Down, Event, Record, Recorder},
+    mesh,
     nemesis::{CLIENTS, Nemesis, NodeStatus, Victim},
     panics::PanicWatch,
     process::{Life, Process, bruit, host},
@@ -81,6 +82,9 @@ pub fn run(seed: u64, scenario: &Scenario, print: bool) -> Verdict {
 /// As [`run`], with other software in the node's place: the simulator's own tests put a faulty one there.
 #[must_use]
 pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Process) -> Life) -> Verdict {
+    if let Some(draw) = scenario.of_mesh() {
+        return mesh::run(seed, scenario, draw, print, software);
+    }
     let dice = Dice::new(seed);
     let shape = Arc::new(Shape::new(&mut dice.fork(1)));
     let clock = SimClock::default();
@@ -109,7 +113,8 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
         ether.add_host(host);
     }
     let victim = Victim { machine, address, status, recorder: recorder.clone(), stays_dark: false };
-    let (mut nemesis, healed) = Nemesis::new(victim.clone(), dice.fork(5), plan, shape.chaos);
+    let mut nemesis = Nemesis::new(victim.clone(), dice.fork(5), plan, shape.chaos);
+    let healed = nemesis.healed().clone();
     sim.host(NODE, host(software, config, victim));
     let clients = workload::run(shape.clone(), Target::direct(NODE), recorder.clone(), dice.fork(6), healed);
     sim.client(CLIENTS, async move {
@@ -176,7 +181,7 @@ fn config(shape: &Shape) -> Config {
     config
 }
 
-fn tally(records: &[Record]) -> Tally {
+pub(crate) fn tally(records: &[Record]) -> Tally {
     let mut tally = Tally::default();
     let mut sizes = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -202,6 +207,19 @@ fn tally(records: &[Record]) -> Tally {
         }
     }
     tally
+}
+
+impl Tally {
+    /// Adds the counts of another node.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.published += other.published;
+        self.acked += other.acked;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.redelivered += other.redelivered;
+        self.crashes += other.crashes;
+        self.exits += other.exits;
+    }
 }
 
 impl Verdict {

@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     client::get_json,
     dice::Dice,
+    gate::Gate,
     history::{Counts, Event, Recorder},
     shape::{Place, Shape},
     world::TCP_PORT,
@@ -116,15 +117,9 @@ struct Everyone {
     active: Arc<AtomicUsize>,
 }
 
-/// Runs all clients until the node has delivered everything that it holds after `healed` became true, or
+/// Runs all clients until the node has delivered everything that it holds after `healed` opened, or
 /// has failed to.
-pub async fn run(
-    shape: Arc<Shape>,
-    target: Target,
-    recorder: Recorder,
-    dice: Dice,
-    healed: watch::Receiver<bool>,
-) {
+pub async fn run(shape: Arc<Shape>, target: Target, recorder: Recorder, dice: Dice, healed: Gate) {
     let phases = Arc::new(Phases { current: Mutex::new(Phase::Busy), changed: Notify::new() });
     let active = Arc::default();
     let everyone = Everyone { shape: shape.clone(), target, recorder: recorder.clone(), phases, active };
@@ -150,9 +145,8 @@ pub async fn run(
 }
 
 /// The end of a run: everybody leaves, the node is asked what it holds, then all of that is taken.
-async fn finish(everyone: &Everyone, mut healed: watch::Receiver<bool>) -> Result<(), String> {
-    // The sender lives as long as the run.
-    let _ = healed.wait_for(|healed| *healed).await;
+async fn finish(everyone: &Everyone, healed: Gate) -> Result<(), String> {
+    healed.pass().await;
     let deadline = Instant::now() + HEALED_WITHIN;
     for topic in 0..everyone.shape.topics.len() {
         publisher::probe(everyone, topic, deadline).await?;
