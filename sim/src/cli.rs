@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     run::{Verdict, run},
-    scenario::{SCENARIOS, Scenario},
+    scenario::{MESH_SCENARIOS, SCENARIOS, Scenario},
 };
 
 /// The whole node, sockets, disk and clock included, in a deterministic simulation.
@@ -41,8 +41,8 @@ struct RunArgs {
     /// How many seeds to run, from --seed or 1 on.
     #[arg(long, conflicts_with = "trace")]
     seeds: Option<u64>,
-    /// What happens to the node; see `bruit-sim list`. `every` takes each in turn, which is the default with
-    /// --seeds; without, it is `all`.
+    /// What happens to the node; see `bruit-sim list`. `every` takes each of one node in turn, which is the
+    /// default with --seeds; without, it is `all`. `mesh` takes each of several nodes in turn.
     #[arg(long)]
     scenario: Option<String>,
     /// How many seeds to run at a time.
@@ -76,8 +76,8 @@ pub fn main() -> ExitCode {
 }
 
 fn list() -> io::Result<ExitCode> {
-    for scenario in SCENARIOS {
-        writeln!(io::stdout(), "{:10} {}", scenario.name, scenario.about)?;
+    for scenario in SCENARIOS.into_iter().chain(MESH_SCENARIOS) {
+        writeln!(io::stdout(), "{:13} {}", scenario.name, scenario.about)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -86,6 +86,7 @@ fn run_command(args: &RunArgs) -> io::Result<ExitCode> {
     let usual = if args.seeds.is_some() { "every" } else { "all" };
     let scenarios = match args.scenario.as_deref().unwrap_or(usual) {
         "every" => SCENARIOS.to_vec(),
+        "mesh" => MESH_SCENARIOS.to_vec(),
         name => vec![Scenario::find(name).ok_or_else(|| {
             io::Error::other(format!("there is no scenario {name:?}; see `bruit-sim list`"))
         })?],

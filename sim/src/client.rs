@@ -129,9 +129,20 @@ impl Client {
 /// # Errors
 /// When the node is not there, does not answer in `patience`, or answers anything but JSON.
 pub async fn get_json(host: &str, path: &str, patience: Duration) -> io::Result<Value> {
+    match http("GET", host, path, patience).await? {
+        (200, body) => serde_json::from_slice(&body).map_err(io::Error::from),
+        (_, body) => Err(refused(FrameType::Error, &body)),
+    }
+}
+
+/// The status and the body that `host` answers to a request without a body.
+///
+/// # Errors
+/// When the node is not there, does not answer in `patience`, or answers anything but HTTP.
+pub async fn http(method: &str, host: &str, path: &str, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
     let answer = bounded(patience, async {
         let mut stream = TcpStream::connect((host, HTTP_PORT)).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         while stream.read_buf(&mut answer).await? > 0 && answer.len() <= ANSWER_LEN_MAX {}
@@ -140,10 +151,9 @@ pub async fn get_json(host: &str, path: &str, patience: Duration) -> io::Result<
     let answer = answer.await?;
     let head_len = memchr_blank_line(&answer).ok_or(io::ErrorKind::InvalidData)?;
     let (head, body) = answer.split_at(head_len);
-    if !head.starts_with(b"HTTP/1.1 200") {
-        return Err(refused(FrameType::Error, head));
-    }
-    serde_json::from_slice(body).map_err(io::Error::from)
+    let status = head.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
+    let status = status.and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((status, body.to_vec()))
 }
 
 fn memchr_blank_line(answer: &[u8]) -> Option<usize> {

@@ -137,6 +137,9 @@ pub struct Record {
 #[derive(Clone)]
 pub struct Recorder {
     trace: Trace,
+    /// Stands before its events in the trace.
+    label: Arc<str>,
+    numbers: Arc<Mutex<Numbers>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -144,6 +147,11 @@ pub struct Recorder {
 struct State {
     records: Vec<Record>,
     incarnation: u32,
+}
+
+/// What is unique in a run, whichever node it is about.
+#[derive(Default)]
+struct Numbers {
     keys: Key,
     ops: Op,
     conns: Conn,
@@ -153,18 +161,31 @@ impl Recorder {
     /// An empty history; what is recorded goes into `trace` too.
     #[must_use]
     pub fn new(trace: Trace) -> Self {
-        Self { trace, state: Arc::default() }
+        Self { trace, label: "".into(), numbers: Arc::default(), state: Arc::default() }
+    }
+
+    /// An empty history of another node of the same run, called `label` in the trace.
+    #[must_use]
+    pub fn sibling(&self, label: &str) -> Self {
+        let label = format!("{label} ").into();
+        Self { trace: self.trace.clone(), label, numbers: self.numbers.clone(), state: Arc::default() }
     }
 
     /// Writes down `event`.
     pub fn record(&self, event: Event) {
-        self.trace.event(format_args!("{event:?}"));
+        self.trace.event(format_args!("{}{event:?}", self.label));
         let mut state = self.state.lock();
         if event == Event::Started {
             state.incarnation += 1;
         }
         let record = Record { at: self.now(), incarnation: state.incarnation, event };
         state.records.push(record);
+    }
+
+    /// The trace that everything goes into.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// Simulated time.
@@ -182,25 +203,25 @@ impl Recorder {
     /// A key that no message has yet.
     #[must_use]
     pub fn new_key(&self) -> Key {
-        let mut state = self.state.lock();
-        state.keys += 1;
-        state.keys
+        let mut numbers = self.numbers.lock();
+        numbers.keys += 1;
+        numbers.keys
     }
 
     /// A number that no command has yet.
     #[must_use]
     pub fn new_op(&self) -> Op {
-        let mut state = self.state.lock();
-        state.ops += 1;
-        state.ops
+        let mut numbers = self.numbers.lock();
+        numbers.ops += 1;
+        numbers.ops
     }
 
     /// A number that no connection has yet.
     #[must_use]
     pub fn new_conn(&self) -> Conn {
-        let mut state = self.state.lock();
-        state.conns += 1;
-        state.conns
+        let mut numbers = self.numbers.lock();
+        numbers.conns += 1;
+        numbers.conns
     }
 
     /// Everything so far, oldest first; the recorder is empty afterwards.
@@ -234,5 +255,7 @@ mod tests {
         assert_eq!(times, [(0, 1), (7, 1), (7, 2)]);
         assert_eq!(records[1].event, Event::Left(1));
         assert_eq!(recorder.new_conn(), 2);
+        let sibling = recorder.sibling("other");
+        assert_eq!((sibling.new_conn(), sibling.incarnation()), (3, 0));
     }
 }

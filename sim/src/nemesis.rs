@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -14,10 +15,10 @@ use tokio::sync::watch;
 use crate::{
     dice::Dice,
     disk::{Failing, Faults, Flip, Pace},
+    gate::Gate,
     history::{Down, Event, Recorder},
     record::{self, Hit},
-    workload::NODE,
-    world::Machine,
+    world::{Host, Machine},
 };
 
 /// Name of the host that all clients are on.
@@ -111,16 +112,30 @@ impl NodeStatus {
     }
 }
 
-/// The saboteur of one run.
+/// The node that a saboteur works on.
+#[derive(Debug, Clone)]
+pub struct Victim {
+    /// Its machine.
+    pub machine: Machine,
+    /// Its address.
+    pub address: IpAddr,
+    /// What its host tells.
+    pub status: NodeStatus,
+    /// What happens to it.
+    pub recorder: Recorder,
+    /// Whether a machine that lost its power stays dark until it is started again; else it has its power
+    /// back at once, and only the process is missing.
+    pub stays_dark: bool,
+}
+
+/// The saboteur of one node.
 #[derive(Debug)]
 pub struct Nemesis {
-    machine: Machine,
-    status: NodeStatus,
-    recorder: Recorder,
+    victim: Victim,
     dice: Dice,
     plan: VecDeque<(Duration, Action)>,
     ends_at: Duration,
-    healed: watch::Sender<bool>,
+    healed: Gate,
     state: State,
     at_freeze: Option<(Ending, Duration)>,
     in_recovery: Option<(Ending, VecDeque<u64>)>,
@@ -150,44 +165,44 @@ const UP_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 impl Nemesis {
     /// A saboteur with a plan, oldest action first, that lets go of everything at `ends_at`.
     #[must_use]
-    pub fn new(
-        machine: Machine,
-        status: NodeStatus,
-        recorder: Recorder,
-        dice: Dice,
-        plan: Vec<(Duration, Action)>,
-        ends_at: Duration,
-    ) -> (Self, watch::Receiver<bool>) {
-        let (healed, receiver) = watch::channel(false);
-        let nemesis = Self {
-            machine,
-            status,
-            recorder,
+    pub fn new(victim: Victim, dice: Dice, plan: Vec<(Duration, Action)>, ends_at: Duration) -> Self {
+        Self {
+            victim,
             dice,
             plan: plan.into(),
             ends_at,
-            healed,
+            healed: Gate::default(),
             state: State::Up,
             at_freeze: None,
             in_recovery: None,
             flips: 0,
             damaged: BTreeSet::new(),
             letting_go: false,
-        };
-        (nemesis, receiver)
+        }
+    }
+
+    /// Ends what runs on the host before the simulation has begun; the first process starts at `until`.
+    pub fn hold_back(&mut self, sim: &mut turmoil::Sim<'_>, until: Duration) {
+        self.clear(sim, until);
+    }
+
+    /// Opens when the node is up after the last fault.
+    #[must_use]
+    pub fn healed(&self) -> &Gate {
+        &self.healed
     }
 
     /// Does what is due now.
     pub fn act(&mut self, sim: &mut turmoil::Sim<'_>) {
-        let now = self.recorder.now();
+        let now = self.victim.recorder.now();
         self.notice(sim, now);
         while self.state == State::Up && self.plan.front().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, action)) = self.plan.pop_front() {
-                self.recorder.record(Event::Fault(format!("{action:?}")));
+                self.victim.recorder.record(Event::Fault(format!("{action:?}")));
                 self.perform(action, now);
             }
         }
-        if now >= self.ends_at && !*self.healed.borrow() {
+        if now >= self.ends_at && !self.healed.is_open() {
             self.heal();
         }
     }
@@ -195,12 +210,12 @@ impl Nemesis {
     /// True when the node has not come up again although nothing has hindered it for long.
     #[must_use]
     pub fn despairs(&self) -> bool {
-        !*self.healed.borrow() && self.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
+        !self.healed.is_open() && self.victim.recorder.now() > self.ends_at + UP_AGAIN_WITHIN
     }
 
     /// Notices what has come of earlier actions: a frozen disk, a process that ended, a pause that is over.
     fn notice(&mut self, sim: &mut turmoil::Sim<'_>, now: Duration) {
-        let ended = self.status.shared.lock().ended;
+        let ended = self.victim.status.shared.lock().ended;
         match self.state {
             State::Down(until) if now >= until => self.start(sim),
             State::Down(_) => {}
@@ -209,13 +224,15 @@ impl Nemesis {
                 let until = if let State::Ending(until) = self.state { until } else { by_itself };
                 self.clear(sim, until.max(now + Duration::from_millis(10)));
             }
-            State::Up | State::Ending(_) if self.machine.disk().is_frozen() => {
+            State::Up | State::Ending(_) if self.victim.machine.disk().is_frozen() => {
                 let pause = Duration::from_millis(50);
                 let (how, down) = self.at_freeze.take().unwrap_or((Ending::Crash, pause));
                 self.end(how, now + down);
             }
             State::Ending(until) if now > until + STOP_PATIENCE => {
-                self.recorder.record(Event::Stuck("the node did not stop when it was asked to".to_owned()));
+                self.victim
+                    .recorder
+                    .record(Event::Stuck("the node did not stop when it was asked to".to_owned()));
                 self.end(Ending::Crash, now);
             }
             State::Up | State::Ending(_) => {}
@@ -223,7 +240,7 @@ impl Nemesis {
     }
 
     fn perform(&mut self, action: Action, now: Duration) {
-        let disk = self.machine.disk().clone();
+        let disk = self.victim.machine.disk().clone();
         match action {
             Action::End { how, down } => self.end(how, now + down),
             Action::EndAtOperation { operation, how, down } => {
@@ -244,12 +261,12 @@ impl Nemesis {
             Action::Room(room) => {
                 let capacity = room.map(|room| disk.used_bytes() + room);
                 disk.set_faults(|faults| faults.capacity = capacity);
-                self.recorder.record(Event::DiskFull(room.is_some()));
+                self.victim.recorder.record(Event::DiskFull(room.is_some()));
             }
             Action::Pace(pace) => disk.set_faults(|faults| faults.pace = pace),
             Action::ClockJump(millis) => {
-                self.machine.jump_clock(millis);
-                self.recorder.record(Event::ClockJumped);
+                self.victim.machine.jump_clock(millis);
+                self.victim.recorder.record(Event::ClockJumped);
             }
         }
     }
@@ -257,7 +274,7 @@ impl Nemesis {
     /// Tells the process to end.
     fn end(&mut self, how: Ending, until: Duration) {
         self.state = State::Ending(until);
-        let shared = self.status.shared.lock();
+        let shared = self.victim.status.shared.lock();
         match how {
             Ending::Stop => shared.stop.send_replace(true),
             Ending::Crash => shared.kill.send_replace(Some(Down::Crash)).is_some(),
@@ -267,14 +284,18 @@ impl Nemesis {
 
     /// Clears away what turmoil still has of a process that has ended.
     fn clear(&mut self, sim: &mut turmoil::Sim<'_>, until: Duration) {
-        sim.crash(NODE);
-        sim.repair(CLIENTS, NODE);
+        let machine = &self.victim.machine;
+        sim.crash(machine.host());
+        let ether = machine.ether();
+        if !self.victim.stays_dark || ether.host(self.victim.address) != Host::Dark {
+            ether.lighten(sim, self.victim.address, Host::Idle);
+        }
         self.state = State::Down(until);
         self.flip();
     }
 
     fn flip(&mut self) {
-        let disk = self.machine.disk().clone();
+        let disk = self.victim.machine.disk().clone();
         for _ in 0..std::mem::take(&mut self.flips) {
             let Some(Flip { path, offset, content }) = disk.flip() else { return };
             let mut hit = record::hit(&path, &content, offset);
@@ -285,18 +306,20 @@ impl Nemesis {
                 self.damaged.insert(path);
                 hit = if self.damaged.len() > 1 { Hit::Other } else { hit };
             }
-            self.recorder.record(Event::Flipped(hit));
+            self.victim.recorder.record(Event::Flipped(hit));
         }
     }
 
     fn start(&mut self, sim: &mut turmoil::Sim<'_>) {
-        sim.bounce(NODE);
+        let machine = &self.victim.machine;
+        machine.ether().lighten(sim, self.victim.address, Host::Up);
+        sim.bounce(machine.host());
         self.state = State::Up;
         if let Some((how, operations)) = &mut self.in_recovery {
             match operations.pop_front() {
                 Some(operation) => {
                     self.at_freeze = Some((*how, Duration::from_millis(30)));
-                    self.machine.disk().freeze_after(operation);
+                    self.victim.machine.disk().freeze_after(operation);
                 }
                 None => self.in_recovery = None,
             }
@@ -305,21 +328,21 @@ impl Nemesis {
 
     /// Lets go: no fault is left, and from now on nothing happens to the node.
     fn heal(&mut self) {
-        if matches!(self.state, State::Ending(_)) || self.machine.disk().is_frozen() {
+        if matches!(self.state, State::Ending(_)) || self.victim.machine.disk().is_frozen() {
             return;
         }
         if !std::mem::replace(&mut self.letting_go, true) {
             self.plan.clear();
             self.in_recovery = None;
             self.at_freeze = None;
-            self.machine.disk().thaw();
-            self.machine.disk().set_faults(|faults| *faults = Faults::default());
-            self.recorder.record(Event::DiskFull(false));
+            self.victim.machine.disk().thaw();
+            self.victim.machine.disk().set_faults(|faults| *faults = Faults::default());
+            self.victim.recorder.record(Event::DiskFull(false));
         }
-        let serving = self.status.shared.lock().serving;
+        let serving = self.victim.status.shared.lock().serving;
         if self.state == State::Up && serving {
-            self.recorder.record(Event::Fault("none any more".to_owned()));
-            self.healed.send_replace(true);
+            self.victim.recorder.record(Event::Fault("none any more".to_owned()));
+            self.healed.open();
         }
     }
 }

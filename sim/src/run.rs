@@ -3,28 +3,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    future::{Future, pending},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use bruit::{Config, Durability, DurabilityRule, env::Env};
-use tokio::sync::watch;
+use bruit::{Config, Durability, DurabilityRule};
 
 use crate::{
     check::{Finding, check},
     dice::Dice,
     disk::{SimDisk, Wear},
     history::{Down, Event, Record, Recorder},
-    nemesis::{CLIENTS, Nemesis, NodeStatus},
+    mesh,
+    nemesis::{CLIENTS, Nemesis, NodeStatus, Victim},
     panics::PanicWatch,
+    process::{Life, Process, bruit, host},
     scenario::Scenario,
     shape::Shape,
     trace::{SimClock, Trace},
-    workload::{self, NODE},
+    workload::{self, NODE, Target},
     world::{Ether, HTTP_PORT, Machine, TCP_PORT, epoch},
 };
 
@@ -74,60 +73,18 @@ pub struct Tally {
     pub exits: usize,
 }
 
-/// What a process of the node is given, and what it tells: the arguments of [`bruit::run`].
-#[derive(Debug)]
-pub struct Process {
-    /// What it is told.
-    pub config: Config,
-    /// Its world.
-    pub env: Env,
-    /// Becomes true when it is asked to stop.
-    pub stopped: watch::Receiver<bool>,
-    /// To be told that it serves.
-    pub ready: Serving,
-}
-
-/// To be told that a process of the node serves.
-#[derive(Debug)]
-pub struct Serving {
-    recorder: Recorder,
-    status: NodeStatus,
-}
-
-impl Serving {
-    /// The process serves.
-    pub fn tell(&self) {
-        self.recorder.record(Event::Serving);
-        self.status.serves();
-    }
-}
-
-/// The future of a process of the node. It ends when the process does.
-pub type Life = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
-
 /// Runs `seed` through `scenario`. With `print`, every event goes to standard output.
 #[must_use]
 pub fn run(seed: u64, scenario: &Scenario, print: bool) -> Verdict {
     run_software(seed, scenario, print, bruit)
 }
 
-/// The node itself.
-fn bruit(process: Process) -> Life {
-    let Process { config, env, mut stopped, ready } = process;
-    Box::pin(async move {
-        let shutdown = async move {
-            // Without a sender there is nobody to ask for it.
-            if stopped.wait_for(|stopped| *stopped).await.is_err() {
-                pending::<()>().await;
-            }
-        };
-        Ok(bruit::run(config, env, shutdown, |_| ready.tell()).await?)
-    })
-}
-
 /// As [`run`], with other software in the node's place: the simulator's own tests put a faulty one there.
 #[must_use]
 pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Process) -> Life) -> Verdict {
+    if let Some(draw) = scenario.of_mesh() {
+        return mesh::run(seed, scenario, draw, print, software);
+    }
     let dice = Dice::new(seed);
     let shape = Arc::new(Shape::new(&mut dice.fork(1)));
     let clock = SimClock::default();
@@ -135,12 +92,11 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     let recorder = Recorder::new(trace.clone());
     let config = config(&shape);
     let disk = SimDisk::new(dice.fork(2), trace.clone(), &config.data_path);
-    let machine = Machine::new(NODE, dice.fork(3), disk.clone(), Ether::new(trace.clone()));
+    let ether = Ether::new(trace.clone());
+    let machine = Machine::new(NODE, dice.fork(3), disk.clone(), ether.clone());
     let status = NodeStatus::default();
     let plan = scenario.plan(&mut dice.fork(4), shape.chaos);
     trace.event(format_args!("seed {seed} scenario {} {shape:?} {plan:?}", scenario.name));
-    let (mut nemesis, healed) =
-        Nemesis::new(machine.clone(), status.clone(), recorder.clone(), dice.fork(5), plan, shape.chaos);
     let watch = PanicWatch::new();
     let mut sim = turmoil::Builder::new()
         .epoch(epoch())
@@ -152,8 +108,15 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
         .tcp_capacity(1024)
         .udp_capacity(4096)
         .build();
-    sim.host(NODE, host(software, config, machine, recorder.clone(), status));
-    let clients = workload::run(shape.clone(), recorder.clone(), dice.fork(6), healed);
+    let address = sim.lookup(NODE);
+    for host in [address, sim.lookup(CLIENTS)] {
+        ether.add_host(host);
+    }
+    let victim = Victim { machine, address, status, recorder: recorder.clone(), stays_dark: false };
+    let mut nemesis = Nemesis::new(victim.clone(), dice.fork(5), plan, shape.chaos);
+    let healed = nemesis.healed().clone();
+    sim.host(NODE, host(software, config, victim));
+    let clients = workload::run(shape.clone(), Target::direct(NODE), recorder.clone(), dice.fork(6), healed);
     sim.client(CLIENTS, async move {
         clients.await;
         Ok(())
@@ -203,55 +166,6 @@ fn step_to_the_end(
     }
 }
 
-/// The software of the node's host: one process of the node at each call.
-fn host(
-    software: fn(Process) -> Life,
-    config: Config,
-    machine: Machine,
-    recorder: Recorder,
-    status: NodeStatus,
-) -> impl Fn() -> Pin<Box<dyn Future<Output = turmoil::Result>>> {
-    move || {
-        let (config, machine, recorder, status) =
-            (config.clone(), machine.clone(), recorder.clone(), status.clone());
-        // At once, not at the first poll: the process may be told to end before that.
-        recorder.record(Event::Started);
-        let (stopped, mut killed) = status.started();
-        Box::pin(async move {
-            let env = machine.env(recorder.incarnation());
-            let failures = machine.disk().failures();
-            let ready = Serving { recorder: recorder.clone(), status: status.clone() };
-            let mut life = software(Process { config, env, stopped, ready });
-            let down = tokio::select! {
-                biased;
-                down = killed.wait_for(Option::is_some) => down.ok().and_then(|down| *down).unwrap_or(Down::Crash),
-                result = &mut life => match result {
-                    // A node that stops although its disk refuses is not one that has kept everything.
-                    Ok(()) if machine.disk().failures() == failures => Down::Stopped,
-                    Ok(()) => Down::GaveUp,
-                    Err(error) => {
-                        recorder.record(Event::Fault(format!("the node gave up: {error:#}")));
-                        Down::GaveUp
-                    }
-                },
-            };
-            recorder.record(Event::Down(down));
-            // The disk goes first: what the process does while it is torn down never happened.
-            if down == Down::Power {
-                // A machine without power says no goodbye; a crashed process's kernel closes its sockets.
-                turmoil::partition(CLIENTS, NODE);
-                machine.disk().lose_power();
-            } else {
-                machine.disk().crash_process();
-            }
-            drop(life);
-            machine.end_tasks();
-            status.ended();
-            pending().await
-        })
-    }
-}
-
 fn config(shape: &Shape) -> Config {
     let mut config = Config {
         tcp_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, TCP_PORT)),
@@ -267,7 +181,7 @@ fn config(shape: &Shape) -> Config {
     config
 }
 
-fn tally(records: &[Record]) -> Tally {
+pub(crate) fn tally(records: &[Record]) -> Tally {
     let mut tally = Tally::default();
     let mut sizes = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -293,6 +207,19 @@ fn tally(records: &[Record]) -> Tally {
         }
     }
     tally
+}
+
+impl Tally {
+    /// Adds the counts of another node.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.published += other.published;
+        self.acked += other.acked;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.redelivered += other.redelivered;
+        self.crashes += other.crashes;
+        self.exits += other.exits;
+    }
 }
 
 impl Verdict {

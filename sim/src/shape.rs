@@ -90,6 +90,21 @@ impl Shape {
         }
     }
 
+    /// The shape that `dice` give for each node of a mesh: less of everything, as there are several.
+    #[must_use]
+    pub fn for_mesh(dice: &mut Dice, chaos: Duration) -> Self {
+        let mut shape = Self::new(dice);
+        shape.topics.truncate(2);
+        for topic in &mut shape.topics {
+            topic.channels.truncate(2);
+            for channel in &mut topic.channels {
+                channel.consumers = 1;
+            }
+        }
+        let pause_millis = dice.between(50, 300);
+        Self { publishers: 1, pause_millis, window: dice.between(1, 4), chaos, ..shape }
+    }
+
     /// The topic at `index`.
     ///
     /// # Panics

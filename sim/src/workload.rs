@@ -4,6 +4,8 @@ mod consumer;
 mod publisher;
 
 use std::{
+    io,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -21,8 +23,10 @@ use tokio::{
 use crate::{
     client::get_json,
     dice::Dice,
+    gate::Gate,
     history::{Counts, Event, Recorder},
     shape::{Place, Shape},
+    world::TCP_PORT,
 };
 
 /// Name of the node's host.
@@ -52,21 +56,73 @@ struct Phases {
     changed: Notify,
 }
 
+/// The node that clients use, and how consumers find it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    host: Arc<str>,
+    lookup: Option<Lookup>,
+}
+
+/// Consumers come only when a lookup names the node.
+#[derive(Debug, Clone)]
+struct Lookup {
+    /// Where the node is.
+    address: IpAddr,
+    /// Whom to ask: any of these.
+    hosts: Arc<[String]>,
+}
+
+impl Target {
+    /// A node whose address everybody knows.
+    #[must_use]
+    pub fn direct(host: &str) -> Self {
+        Self { host: host.into(), lookup: None }
+    }
+
+    /// A node at `address` that consumers find by asking any of `hosts` for producers.
+    #[must_use]
+    pub fn found(host: &str, address: IpAddr, hosts: Arc<[String]>) -> Self {
+        Self { host: host.into(), lookup: Some(Lookup { address, hosts }) }
+    }
+
+    /// Where a consumer of `topic` connects.
+    async fn find(&self, topic: &str, dice: &mut Dice) -> io::Result<String> {
+        let Some(Lookup { address, hosts }) = &self.lookup else { return Ok(self.host.to_string()) };
+        let asked = dice.pick(hosts).map_or(&*self.host, String::as_str);
+        let path = format!("/lookup?topic={}", topic.replace('#', "%23"));
+        let found = get_json(asked, &path, Duration::from_secs(2)).await;
+        let named = found.as_ref().is_ok_and(|found| {
+            let producers = found["producers"].as_array().map_or(&[][..], Vec::as_slice);
+            let here = |producer: &serde_json::Value| {
+                producer["broadcast_address"] == address.to_string() && producer["tcp_port"] == TCP_PORT
+            };
+            producers.iter().any(here)
+        });
+        if named {
+            return Ok(address.to_string());
+        }
+        // Clients ask once a minute; the run has no time for that.
+        sleep(dice.millis(100, 300)).await;
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 /// What every client has.
 #[derive(Clone)]
 struct Everyone {
     shape: Arc<Shape>,
+    target: Target,
     recorder: Recorder,
     phases: Arc<Phases>,
     active: Arc<AtomicUsize>,
 }
 
-/// Runs all clients until the node has delivered everything that it holds after `healed` became true, or
+/// Runs all clients until the node has delivered everything that it holds after `healed` opened, or
 /// has failed to.
-pub async fn run(shape: Arc<Shape>, recorder: Recorder, dice: Dice, healed: watch::Receiver<bool>) {
+pub async fn run(shape: Arc<Shape>, target: Target, recorder: Recorder, dice: Dice, healed: Gate) {
     let phases = Arc::new(Phases { current: Mutex::new(Phase::Busy), changed: Notify::new() });
-    let everyone =
-        Everyone { shape: shape.clone(), recorder: recorder.clone(), phases, active: Arc::default() };
+    let active = Arc::default();
+    let everyone = Everyone { shape: shape.clone(), target, recorder: recorder.clone(), phases, active };
     let mut label = 0;
     let mut own_dice = || {
         label += 1;
@@ -89,9 +145,8 @@ pub async fn run(shape: Arc<Shape>, recorder: Recorder, dice: Dice, healed: watc
 }
 
 /// The end of a run: everybody leaves, the node is asked what it holds, then all of that is taken.
-async fn finish(everyone: &Everyone, mut healed: watch::Receiver<bool>) -> Result<(), String> {
-    // The sender lives as long as the run.
-    let _ = healed.wait_for(|healed| *healed).await;
+async fn finish(everyone: &Everyone, healed: Gate) -> Result<(), String> {
+    healed.pass().await;
     let deadline = Instant::now() + HEALED_WITHIN;
     for topic in 0..everyone.shape.topics.len() {
         publisher::probe(everyone, topic, deadline).await?;
@@ -158,8 +213,12 @@ impl Everyone {
     /// What the node says of the channels about which something is promised.
     async fn counts(&self, deadline: Instant) -> Result<Vec<(Place, Counts)>, String> {
         loop {
-            let stats =
-                get_json(NODE, "/stats?format=json&include_clients=false", Duration::from_secs(5)).await;
+            let stats = get_json(
+                &self.target.host,
+                "/stats?format=json&include_clients=false",
+                Duration::from_secs(5),
+            )
+            .await;
             match stats {
                 Ok(stats) => return Ok(self.read_counts(&stats)),
                 Err(error) if Instant::now() > deadline => return Err(format!("no statistics: {error}")),

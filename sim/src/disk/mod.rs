@@ -57,6 +57,20 @@ pub struct Wear {
     pub files_removed: u64,
 }
 
+impl Wear {
+    /// Adds what was done to another disk.
+    pub fn add(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.syncs += other.syncs;
+        self.failed_syncs += other.failed_syncs;
+        self.failed_writes += other.failed_writes;
+        self.refused_writes += other.refused_writes;
+        self.unsynced_sectors += other.unsynced_sectors;
+        self.files_made += other.files_made;
+        self.files_removed += other.files_removed;
+    }
+}
+
 /// A bit that was flipped at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flip {

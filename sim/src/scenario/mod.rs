@@ -1,4 +1,4 @@
-//! What can happen to one node. A scenario draws a plan from the dice; the same dice draw the same plan.
+//! What can happen to one node, or to several. A scenario draws a plan from the dice; the same dice draw the same plan.
 
 pub mod regressions;
 
@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 use crate::{
     dice::Dice,
     disk::{Failing, Pace},
+    mesh::plan::{self, MeshPlan},
     nemesis::{Action, Ending},
 };
 
@@ -17,42 +18,101 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
-    draw: fn(&mut Plan<'_>),
+    draw: Draw,
 }
 
-/// All scenarios; the first is the default.
+/// What a scenario is about, and what draws its plan.
+#[derive(Debug, Clone, Copy)]
+enum Draw {
+    /// One node.
+    Node(fn(&mut Plan<'_>)),
+    /// Several.
+    Mesh(fn(&mut MeshPlan, &mut Dice)),
+}
+
+/// The scenarios of a node that is alone; the first is the default.
 pub const SCENARIOS: [Scenario; 12] = [
-    Scenario { name: "all", about: "a random mix of everything but flipped bits", draw: all },
-    Scenario { name: "calm", about: "no faults of the machine, only of the clients", draw: |_| {} },
-    Scenario { name: "crash", about: "the process is killed, also between two disk operations", draw: crash },
-    Scenario { name: "power", about: "power is lost, and with it what was not synced", draw: power },
-    Scenario { name: "stop", about: "the node is asked to stop, and started again", draw: stop },
+    Scenario { name: "all", about: "a random mix of everything but flipped bits", draw: Draw::Node(all) },
+    Scenario {
+        name: "calm",
+        about: "no faults of the machine, only of the clients",
+        draw: Draw::Node(|_| {}),
+    },
+    Scenario {
+        name: "crash",
+        about: "the process is killed, also between two disk operations",
+        draw: Draw::Node(crash),
+    },
+    Scenario {
+        name: "power",
+        about: "power is lost, and with it what was not synced",
+        draw: Draw::Node(power),
+    },
+    Scenario { name: "stop", about: "the node is asked to stop, and started again", draw: Draw::Node(stop) },
     Scenario {
         name: "recovery",
         about: "crashes and power losses in the middle of recovery",
-        draw: recovery,
+        draw: Draw::Node(recovery),
     },
-    Scenario { name: "fsync", about: "syncs fail, then the process or the power goes", draw: fsync },
-    Scenario { name: "io", about: "reads and writes fail", draw: io },
-    Scenario { name: "full", about: "the disk fills up and has room again", draw: full },
-    Scenario { name: "flip", about: "bits flip at rest while the node is down", draw: flip },
-    Scenario { name: "slow", about: "the disk is slow, up to seconds a sync", draw: slow },
-    Scenario { name: "clock", about: "the wall clock jumps, and the process is killed", draw: clock },
+    Scenario {
+        name: "fsync",
+        about: "syncs fail, then the process or the power goes",
+        draw: Draw::Node(fsync),
+    },
+    Scenario { name: "io", about: "reads and writes fail", draw: Draw::Node(io) },
+    Scenario { name: "full", about: "the disk fills up and has room again", draw: Draw::Node(full) },
+    Scenario { name: "flip", about: "bits flip at rest while the node is down", draw: Draw::Node(flip) },
+    Scenario { name: "slow", about: "the disk is slow, up to seconds a sync", draw: Draw::Node(slow) },
+    Scenario {
+        name: "clock",
+        about: "the wall clock jumps, and the process is killed",
+        draw: Draw::Node(clock),
+    },
 ];
+
+/// The scenarios of several nodes that find each other.
+pub const MESH_SCENARIOS: [Scenario; 12] = [
+    mesh("mesh-all", "a random mix of what can happen to a mesh", plan::all),
+    mesh("mesh-calm", "nodes find each other, and nothing goes wrong", plan::calm),
+    mesh("mesh-join", "nodes start one after the other, or in two halves", plan::join),
+    mesh("mesh-crash", "processes are killed, for moments or long enough to be taken for dead", plan::crash),
+    mesh("mesh-power", "machines lose power, alone or all at once", plan::power),
+    mesh("mesh-stop", "nodes are asked to stop, and started again", plan::stop),
+    mesh("mesh-split", "the network falls apart, and heals", plan::split),
+    mesh("mesh-oneway", "packets get through in one direction only", plan::one_way),
+    mesh("mesh-weather", "datagrams are lost, doubled, damaged, and must be short", plan::weather),
+    mesh("mesh-clock", "wall clocks jump, each for itself", plan::clock),
+    mesh("mesh-stranger", "a node with another secret or cluster name wants to join", plan::stranger),
+    mesh("mesh-gone", "a node goes for good", plan::gone),
+];
+
+const fn mesh(name: &'static str, about: &'static str, draw: fn(&mut MeshPlan, &mut Dice)) -> Scenario {
+    Scenario { name, about, draw: Draw::Mesh(draw) }
+}
 
 impl Scenario {
     /// The scenario of that name.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        SCENARIOS.into_iter().find(|scenario| scenario.name == name)
+        SCENARIOS.into_iter().chain(MESH_SCENARIOS).find(|scenario| scenario.name == name)
     }
 
-    /// The plan that `dice` draw, for so long; in order of time.
+    /// What draws the plan of several nodes; `None` if the scenario is about one.
+    pub(crate) fn of_mesh(&self) -> Option<fn(&mut MeshPlan, &mut Dice)> {
+        match self.draw {
+            Draw::Node(_) => None,
+            Draw::Mesh(draw) => Some(draw),
+        }
+    }
+
+    /// The plan that `dice` draw for one node, for so long; in order of time. None for a mesh.
     #[must_use]
     pub fn plan(&self, dice: &mut Dice, chaos: Duration) -> Vec<(Duration, Action)> {
         let millis = u64::try_from(chaos.as_millis()).unwrap_or(u64::MAX);
         let mut plan = Plan { dice, millis, actions: Vec::new() };
-        (self.draw)(&mut plan);
+        if let Draw::Node(draw) = self.draw {
+            draw(&mut plan);
+        }
         let mut actions = plan.actions;
         // Stable, so that actions at the same time keep the order in which they were drawn.
         actions.sort_by_key(|(at, _)| *at);

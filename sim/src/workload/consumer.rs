@@ -9,7 +9,7 @@ use bruit_wire::{
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Everyone, NODE, Phase};
+use super::{Everyone, Phase};
 use crate::{
     body,
     client::{Client, Wishes},
@@ -60,8 +60,10 @@ struct Consumer<'e> {
 
 async fn connection(everyone: &Everyone, place: Place, dice: &mut Dice, phase: Phase) -> io::Result<()> {
     let wishes = Wishes { msg_timeout: dice.millis(1_000, 3_000), heartbeat: dice.millis(1_000, 4_000) };
-    let mut client = Client::connect(NODE, dice.millis(500, 3_000), wishes).await?;
     let (topic, channel) = (everyone.shape.topic(place.topic), everyone.shape.channel(place));
+    let patience = dice.millis(500, 3_000);
+    let host = everyone.target.find(&topic.name, dice).await?;
+    let mut client = Client::connect(&host, patience, wishes).await?;
     client.subscribe(&topic.name, &channel.name).await?;
     let (conn, msg_timeout) = (everyone.recorder.new_conn(), client.granted_msg_timeout());
     let recorder = everyone.recorder.clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bruit_wire::nsq::{self, FrameType};
 use tokio::time::{Instant, sleep};
 
-use super::{Everyone, NODE, Phase};
+use super::{Everyone, Phase};
 use crate::{
     body,
     client::{Client, Wishes},
@@ -21,7 +21,7 @@ pub(super) async fn run(everyone: Everyone, mut dice: Dice) {
     while everyone.phase() == Phase::Busy {
         let active = everyone.enter();
         let patience = dice.millis(300, 4_000);
-        if let Ok(client) = Client::connect(NODE, patience, WISHES).await {
+        if let Ok(client) = Client::connect(&everyone.target.host, patience, WISHES).await {
             connection(&everyone, &mut dice, client).await;
         }
         drop(active);
@@ -35,7 +35,7 @@ pub(super) async fn probe(everyone: &Everyone, topic: usize, deadline: Instant) 
     while Instant::now() < deadline {
         let mut out = Vec::new();
         let op = put_one(everyone, topic, None, 100, &mut out);
-        match Client::connect(NODE, Duration::from_secs(5), WISHES).await {
+        match Client::connect(&everyone.target.host, Duration::from_secs(5), WISHES).await {
             Ok(mut client) => {
                 if client.send(&out).await.is_ok() && settle(everyone, &mut client, op).await {
                     return Ok(());

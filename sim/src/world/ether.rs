@@ -27,6 +27,7 @@ pub struct Ether {
 struct State {
     names: BTreeMap<String, Vec<IpAddr>>,
     cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// Every host, with what is there.
     hosts: BTreeMap<IpAddr, Host>,
     weather: Weather,
 }
@@ -114,23 +115,29 @@ impl Ether {
         }
     }
 
+    /// Puts a host into the network, which runs its software.
+    pub fn add_host(&self, host: IpAddr) {
+        self.state.lock().hosts.insert(host, Host::Up);
+    }
+
     /// Takes the power from `host`, before its software is torn down, so that nobody hears it go. To be
     /// called on that host, while the simulation runs.
-    pub fn darken(&self, host: IpAddr, others: &[IpAddr]) {
-        self.state.lock().hosts.insert(host, Host::Dark);
-        for other in others.iter().filter(|other| **other != host) {
+    pub fn darken(&self, host: IpAddr) {
+        let mut state = self.state.lock();
+        state.hosts.insert(host, Host::Dark);
+        for other in state.hosts.keys().filter(|other| **other != host) {
             turmoil::partition(host, *other);
         }
     }
 
-    /// The software of `host` has ended, or starts again.
-    pub fn set_host(&self, sim: &turmoil::Sim<'_>, host: IpAddr, what: Host, others: &[IpAddr]) {
+    /// The software of `host` has ended, or starts again, and the host has power.
+    pub fn lighten(&self, sim: &turmoil::Sim<'_>, host: IpAddr, what: Host) {
         let mut state = self.state.lock();
-        let before = state.hosts.insert(host, what);
-        if before != Some(Host::Dark) || what == Host::Dark {
+        if state.hosts.insert(host, what) != Some(Host::Dark) {
             return;
         }
-        for &other in others.iter().filter(|other| **other != host) {
+        let others = state.hosts.iter().filter(|(other, what)| **other != host && **what != Host::Dark);
+        for (&other, _) in others {
             for (from, to) in [(host, other), (other, host)] {
                 if !state.cut.contains(&(from, to)) {
                     sim.repair_oneway(from, to);

@@ -89,6 +89,18 @@ impl Machine {
         &self.disk
     }
 
+    /// The network that the machine is in.
+    #[must_use]
+    pub fn ether(&self) -> &Ether {
+        &self.ether
+    }
+
+    /// turmoil's name of the machine.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Moves the wall clock by `millis`, back if negative. Monotonic time does not notice.
     pub fn jump_clock(&self, millis: i64) {
         self.wall.jumped_millis.fetch_add(millis, Ordering::Relaxed);

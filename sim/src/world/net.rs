@@ -199,7 +199,7 @@ mod tests {
                 }
                 _ => {
                     cut.mend_all(&sim);
-                    cut.set_host(&sim, there, Host::Idle, &[here, there]);
+                    cut.lighten(&sim, there, Host::Idle);
                 }
             }
         }

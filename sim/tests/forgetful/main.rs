@@ -13,7 +13,8 @@ use std::{
 
 use bruit::env::{Conn, Env};
 use bruit_sim::{
-    run::{Life, Process, Verdict, run_software},
+    process::{Life, Process},
+    run::{Verdict, run_software},
     scenario::Scenario,
 };
 use bruit_wire::{
