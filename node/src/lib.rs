@@ -27,7 +27,7 @@ pub use self::config::{
     Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
 };
 pub use self::data::DataError;
-pub use self::mesh::{MeshError, MeshReady, TlsError};
+pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
 use self::{
     broker::{Broker, Opening, Tasks},
     client::ServerFacts,

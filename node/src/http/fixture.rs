@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{body::Body, extract::Request};
-use bruit_gossip::{Identity, NodeId};
+use bruit_gossip::Identity;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::{runtime::Handle, sync::watch};

@@ -35,7 +35,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::tls::TlsError;
+pub use self::{keys::KeysError, tls::TlsError};
 use self::{
     core::{Core, Dropped, State},
     local::Local,
@@ -102,10 +102,10 @@ pub enum MeshError {
     },
     /// The certificates cannot be used.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] TlsError),
     /// The saved keys cannot be used.
     #[error(transparent)]
-    Keys(#[from] keys::KeysError),
+    Keys(#[from] KeysError),
     /// The files of the mesh cannot be read.
     #[error("cannot read {file} in {dir}: {error}; make it readable for this user", dir = dir.display())]
     Saved {

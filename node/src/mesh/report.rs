@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::core::Core;
 
 /// What a node can tell of its part in the mesh. Counters are since the start.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct MeshReport {
     /// Whether the node talks to others at all.
     pub(crate) enabled: bool,
