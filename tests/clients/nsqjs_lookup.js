@@ -24,9 +24,9 @@ const reader = new Reader(topic, channel, {
 reader.on('error', (error) => console.error(`nsqjs: ${error}`))
 reader.on('message', (message) => {
   const body = message.body.toString()
-  message.finish()
   bodies.add(body)
   process.stdout.write(`${body}\n`)
+  message.finish()
   if (bodies.size === wanted) setTimeout(() => end(0), 200)
 })
 reader.connect()

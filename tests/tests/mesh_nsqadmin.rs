@@ -161,7 +161,7 @@ fn it_pauses_and_empties_on_every_node() {
 #[test]
 fn it_deletes_a_channel_and_then_the_topic() {
     let cluster = Cluster::start();
-    let lookupds = cluster.lookupds();
+    let (mesh, lookupds) = (&cluster.mesh, cluster.lookupds());
     // The buttons: whom to ask comes first, then every lookupd is told, then every holder.
     let holders = nsqds(&get(lookupds[0], "/lookup?topic=t"));
     for server in lookupds.iter().chain(&holders) {
