@@ -35,7 +35,6 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::{keys::KeysError, tls::TlsError};
 use self::{
     core::{Core, Dropped, State},
     local::Local,
@@ -43,6 +42,7 @@ use self::{
     seeds::Seeds,
     socket::Datagrams,
 };
+pub use self::{keys::KeysError, tls::TlsError};
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
 use crate::{Config, broker::Broker, data, env::Env};
 
