@@ -494,6 +494,10 @@ impl Catalogue {
             }
             self.local.remove(&handle);
             self.doom(name, Duration::MAX);
+            // Made again meanwhile, a channel is missing here now; a topic comes with its first message.
+            if mark.is_live() {
+                self.want_channel(name);
+            }
         } else if mark.is_dead() || (!mark.is_live() && gone > Stamp::NEVER && !name.is_ephemeral()) {
             self.names.apply(handle, Mark { made: instance.since, gone: Stamp::NEVER });
             self.names_changed();

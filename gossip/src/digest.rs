@@ -171,6 +171,8 @@ pub(crate) enum Record<'a> {
 #[derive(Debug)]
 pub(crate) struct Writer {
     records: Vec<u8>,
+    /// Where a record is made before it is known whether it fits.
+    scratch: Vec<u8>,
     limit: usize,
     more: bool,
     /// Names mentioned so far, by whatever the caller calls them.
@@ -180,20 +182,20 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(LEG_MAX).saturating_sub(PAYLOAD_OVERHEAD);
-        Self { records: Vec::new(), limit, more: false, mentioned: BTreeMap::new() }
-    }
-
-    /// How many bytes are left.
-    pub(crate) const fn room(&self) -> usize {
-        self.limit.saturating_sub(self.records.len())
+        Self {
+            records: Vec::new(),
+            scratch: vec![0; RECORD_MAX],
+            limit,
+            more: false,
+            mentioned: BTreeMap::new(),
+        }
     }
 
     /// Appends a record if afterwards at least `spare` bytes are left. If not, notes that something is left
     /// out.
     pub(crate) fn push(&mut self, record: &Record<'_>, spare: usize) -> bool {
-        let mut scratch = [0; RECORD_MAX];
-        let Ok(bytes) = postcard::to_slice(record, &mut scratch) else { return false };
-        let fits = bytes.len() + 3 + spare <= self.room();
+        let Ok(bytes) = postcard::to_slice(record, &mut self.scratch) else { return false };
+        let fits = bytes.len() + 3 + spare <= self.limit.saturating_sub(self.records.len());
         if fits {
             let mut prefix = [0; 10];
             let prefix = postcard::to_slice(&bytes.len(), &mut prefix).unwrap_or_default();

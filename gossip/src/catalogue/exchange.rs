@@ -130,7 +130,7 @@ impl Catalogue {
         }
     }
 
-    fn merge_fact(
+    pub(super) fn merge_fact(
         &mut self,
         owner: NodeId,
         generation: u64,
