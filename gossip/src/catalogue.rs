@@ -234,6 +234,18 @@ impl Catalogue {
         self.outbox.take(self.me, head)
     }
 
+    /// Others know of a later life of this node, or of another one at its address: what it says counts from
+    /// this generation on.
+    pub fn raise_generation(&mut self, generation: u64) {
+        let Some(fact) = self.facts.get_mut(&self.me).filter(|fact| fact.generation < generation) else {
+            return;
+        };
+        fact.generation = generation;
+        // What waits there names the earlier generation.
+        self.outbox.tell_only_head();
+        self.changed += 1;
+    }
+
     /// Forgets what a node held that is long gone; what it says in a later generation is taken again.
     pub fn forget(&mut self, owner: NodeId) {
         if owner == self.me {

@@ -149,6 +149,8 @@ pub(crate) fn take_member(rest: &mut &[u8]) -> Option<Member<Peer>> {
     Some(Member::new(take_peer(rest)?, incarnation, state))
 }
 
+/// No node starts so often. Whoever claims it must not keep others from outranking him.
+const GENERATION_MAX: u64 = 1 << 48;
 const IPV6: u8 = 1;
 /// The mesh port is the one after the gossip port, as by default.
 const NEXT_PORT: u8 = 2;
@@ -181,6 +183,9 @@ pub(crate) fn take_peer(rest: &mut &[u8]) -> Option<Peer> {
     }
     let id = NodeId::new(u64::from_le_bytes(take(rest)?));
     let generation = take_varint(rest)?;
+    if generation > GENERATION_MAX {
+        return None;
+    }
     let renewal = take_varint(rest)?.try_into().ok()?;
     let ip: IpAddr = match flags & IPV6 {
         0 => Ipv4Addr::from(take::<4>(rest)?).into(),
@@ -252,7 +257,7 @@ mod tests {
             any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
             any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)))
         ];
-        (any::<u64>(), any::<u64>(), any::<u32>(), ip, 1..=u16::MAX, any::<u16>(), any::<bool>())
+        (any::<u64>(), 0..=GENERATION_MAX, any::<u32>(), ip, 1..=u16::MAX, any::<u16>(), any::<bool>())
             .prop_filter("an address to send to", |(_, _, _, ip, ..)| {
                 !ip.is_unspecified() && !ip.is_multicast()
             })
@@ -317,6 +322,16 @@ mod tests {
             take_member(&mut &bytes[..]);
             take_varint(&mut &bytes[..]);
         }
+    }
+
+    #[test]
+    fn nobody_claims_more_lives_than_can_be_outranked() {
+        let gossip = "10.0.0.1:4160".parse().unwrap();
+        let peer =
+            Peer { id: NodeId::new(7), generation: GENERATION_MAX + 1, renewal: 0, gossip, mesh_port: 4161 };
+        let mut bytes = Vec::new();
+        put_peer(&mut bytes, &peer);
+        assert_eq!(take_peer(&mut &bytes[..]), None);
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub struct Mesh {
     /// Addresses to which a hello is owed, and how many were said.
     joins: BTreeMap<SocketAddr, u32>,
     last_death: Duration,
+    renewals: join::Renewals,
     left: bool,
     members_version: u64,
     rtts_shown: Duration,
@@ -164,6 +165,7 @@ impl Mesh {
             exchange: exchange::Exchanging::default(),
             joins: BTreeMap::new(),
             last_death: Duration::ZERO,
+            renewals: join::Renewals::default(),
             left: false,
             members_version: 0,
             rtts_shown: now.elapsed,

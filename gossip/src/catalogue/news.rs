@@ -134,11 +134,13 @@ impl Outbox {
         }
         match news.to_bytes() {
             Some(bytes) if self.queue.len() < OWN_NEWS_MAX => self.queue.push_back((news.key(), bytes)),
-            _ => {
-                self.queue.clear();
-                self.only_head = true;
-            }
+            _ => self.tell_only_head(),
         }
+    }
+
+    pub(super) fn tell_only_head(&mut self) {
+        self.queue.clear();
+        self.only_head = true;
     }
 }
 

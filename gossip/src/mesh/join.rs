@@ -6,7 +6,7 @@ use foca::{Identity as _, Member, State};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{Due, Mesh, spread::NewsId};
-use crate::{NodeId, Now, Peer, packet::Item};
+use crate::{Event, NodeId, Now, Output, Peer, packet::Item};
 
 /// Most addresses to which a hello is owed.
 const JOINS_MAX: usize = 64;
@@ -18,6 +18,11 @@ const HEAL_FIRST: Duration = Duration::from_millis(1_000);
 const HEAL_LATER: Duration = Duration::from_secs(10);
 /// To how many members besides foca's choice a leaving node says goodbye.
 const GOODBYES: usize = 5;
+
+/// How far apart a node's lives are at least; twice as far with each that follows soon, so many times.
+const RENEWAL_APART: Duration = Duration::from_millis(200);
+const RENEWALS_MAX: u32 = 6;
+const RENEWALS_FORGOTTEN: Duration = Duration::from_secs(60);
 
 impl Mesh {
     pub(super) fn join(&mut self, now: Now, address: SocketAddr) {
@@ -102,6 +107,37 @@ impl Mesh {
         self.settle(now);
     }
 
+    /// Somebody takes the node at this address for dead, or for somebody else.
+    pub(super) fn taken_for_dead(&mut self, now: Now, from: SocketAddr, peer: &Peer) {
+        if peer.gossip != self.me.gossip {
+            return;
+        }
+        let before = self.me;
+        if *peer == self.me {
+            self.hear_about_me(now, 0, State::Down);
+        } else if peer.win_addr_conflict(&self.me) && self.renewals.take(now.elapsed) {
+            self.outrank(now, peer);
+        }
+        // If both took each other for dead, the next life of either has to be known to the other.
+        if self.me != before || before.win_addr_conflict(peer) {
+            self.hello_to(now, plain(from));
+        }
+    }
+
+    /// Others remember somebody at this address with more lives than this node has: another node had it
+    /// before, or this one's own count went back with a backup. Nobody would ever listen to this node.
+    fn outrank(&mut self, now: Now, peer: &Peer) {
+        let me = Peer { generation: peer.generation.saturating_add(1), renewal: 0, ..self.me };
+        self.catalogue.raise_generation(me.generation);
+        if let Err(error) = self.foca.change_identity(me, &mut self.effects) {
+            self.refuse_foca(&error);
+        }
+        self.become_known_as(now, me);
+        self.tally.revivals += 1;
+        self.outputs.push_back(Output::Event(Event::Revived(me)));
+        self.settle(now);
+    }
+
     /// Says hello to somebody who is thought dead: he may have been cut off, and not be any more.
     pub(super) fn heal(&mut self, now: Now) {
         let me = self.me.id;
@@ -128,6 +164,33 @@ impl Mesh {
     pub(super) fn doubt_death(&mut self, now: Now, member: &Member<Peer>) {
         self.send(member.id().gossip, crate::packet::revive(member.id()));
         self.look_at(now, member.id());
+    }
+}
+
+/// How often this node may begin another life. If two nodes have one id, each kills the other as often as it
+/// may.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    last: Option<Duration>,
+    row: u32,
+}
+
+impl Renewals {
+    pub(super) fn take(&mut self, now: Duration) -> bool {
+        let Some(last) = self.last else {
+            self.last = Some(now);
+            return true;
+        };
+        let since = now.saturating_sub(last);
+        if since > RENEWALS_FORGOTTEN {
+            self.row = 0;
+        }
+        if since < RENEWAL_APART * (1 << self.row) {
+            return false;
+        }
+        self.row = (self.row + 1).min(RENEWALS_MAX);
+        self.last = Some(now);
+        true
     }
 }
 

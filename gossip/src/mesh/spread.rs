@@ -290,8 +290,16 @@ impl Mesh {
                 builder.push(&Item::Summary { members, catalogue }.to_bytes());
                 self.add_news(&mut builder);
             }
-            // Their receivers may not be members.
-            Some(&(crate::codec::ANNOUNCE | crate::codec::TURN_UNDEAD)) => {}
+            Some(&crate::codec::TURN_UNDEAD) => {
+                // foca says no more than this, but who is at an address where somebody else was, or who
+                // has fewer lives than others remember, has to know whom to outrank.
+                if let Some(entry) = self.roster.at(to) {
+                    self.send(to, crate::packet::revive(&entry.peer));
+                }
+                return;
+            }
+            // Who gets it may be no member.
+            Some(&crate::codec::ANNOUNCE) => {}
             _ => self.add_news(&mut builder),
         }
         self.send(to, builder.finish());

@@ -109,11 +109,7 @@ impl Mesh {
                 self.look_answered(now, nonce, &peer, incarnation);
             }
             Some(Datagram::Looked { .. }) => self.refuse("sealed by somebody else"),
-            Some(Datagram::Revive(peer)) => {
-                if peer == self.me {
-                    self.hear_about_me(now, 0, State::Down);
-                }
-            }
+            Some(Datagram::Revive(peer)) => self.taken_for_dead(now, from, &peer),
             None => self.refuse("malformed datagram"),
         }
     }
@@ -132,6 +128,10 @@ impl Mesh {
         if !self.make_room_for(&header.src) {
             return self.refuse("too many members");
         }
+        if header.message == Message::TurnUndead {
+            // Nodes say this by another datagram, which says more.
+            return self.refuse("malformed packet");
+        }
         self.effects.accepted = false;
         if let Err(error) = self.foca.handle_data(packet.bytes, &mut self.effects) {
             self.refuse_foca(&error);
@@ -145,11 +145,6 @@ impl Mesh {
             self.note_answer(now, &header);
             if self.roster.is_active(&header.src) {
                 self.apply_updates(now, packet.updates, true);
-            }
-            if header.message == Message::TurnUndead {
-                // He takes us for dead, perhaps because we take him for dead, after both were cut off from
-                // each other. The next life of either has to be known to the other.
-                self.hello(now, header.src);
             }
         }
         self.hear_all(now, sender, items);
@@ -188,6 +183,9 @@ impl Mesh {
     /// Somebody says something about this very identity.
     pub(super) fn hear_about_me(&mut self, now: Now, incarnation: Incarnation, state: State) {
         if state == State::Alive || (state == State::Suspect && incarnation < self.incarnation) {
+            return;
+        }
+        if state == State::Down && !self.renewals.take(now.elapsed) {
             return;
         }
         if state == State::Suspect {
@@ -310,12 +308,10 @@ impl Mesh {
             return;
         }
         // A node that moved: its earlier lives are over, though nobody may have seen them end.
-        let newest = self.roster.of(peer.id).map(|entry| entry.peer.generation).max();
-        let over = |entry: &&crate::roster::Entry| {
-            entry.is_active() && newest.is_some_and(|newest| entry.peer.generation < newest)
-        };
-        let over: Vec<_> = self.roster.of(peer.id).filter(over).map(|entry| entry.peer).collect();
-        self.apply_updates(now, over.into_iter().map(Member::down).collect(), true);
+        let lives = || self.roster.of(peer.id).filter(|entry| entry.is_active()).map(|entry| entry.peer);
+        let newest = lives().map(|life| life.generation).max();
+        let over = lives().filter(|life| Some(life.generation) < newest).map(Member::down).collect();
+        self.apply_updates(now, over, true);
     }
 
     /// Whether there is room for a member; the one longest dead may have to go.

@@ -352,6 +352,35 @@ fn a_restarted_node_replaces_its_earlier_life_also_at_another_address() {
 }
 
 #[test]
+fn a_node_with_fewer_lives_than_others_remember_outranks_them() {
+    let mut net = Net::of(5);
+    net.start(4, 9);
+    net.join(4, 0);
+    net.run(ms(2_000));
+    // Its data directory comes back from a backup.
+    net.start(4, 3);
+    net.join(4, 0);
+    net.input(address(4), created("orders"));
+    net.run(ms(3_000));
+    for node in 0..5 {
+        assert_eq!(net.alive(node).len(), 5, "node {node}");
+        let now = net.clock();
+        net.node(node).shown = None;
+        assert_eq!(net.node(node).view(now).unwrap().producers("orders").len(), 1, "node {node}");
+    }
+    // Another node gets the address.
+    let mut other = setup(4, 1);
+    other.peer.id = NodeId::new(1_099);
+    let mesh = Mesh::new(other, net.clock());
+    net.nodes.insert(address(4), Node { mesh, paused: Duration::ZERO });
+    net.join(4, 0);
+    net.run(ms(10_000));
+    for node in 0..5 {
+        assert_eq!(net.alive(node), [0, 1, 2, 3, 99], "node {node}");
+    }
+}
+
+#[test]
 fn two_halves_that_were_cut_off_know_each_other_again() {
     let mut net = Net::of(20);
     let (left, right): (Vec<u64>, Vec<u64>) = (0..20).partition(|node| *node < 10);
