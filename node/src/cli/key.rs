@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use bruit_gossip::{Fingerprint, Secret};
 use clap::{Args, Subcommand};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -239,6 +240,7 @@ fn shown(report: &Report, operation: &Operation, output: Output) -> String {
                 "of": report.nodes.len(),
                 "down": report.down,
                 "refused": report.refused,
+                "keys": spread(report),
                 "nodes": report.nodes,
             });
             format!("{report:#}\n")
@@ -267,23 +269,32 @@ fn summary(report: &Report, operation: &Operation) -> String {
 
 /// A row for each key.
 fn keys(report: &Report) -> String {
-    let mut fingerprints: Vec<Fingerprint> = Vec::new();
-    for key in report.nodes.iter().flat_map(|node| &node.keys) {
-        if !fingerprints.contains(&key.fingerprint) {
-            fingerprints.push(key.fingerprint);
-        }
-    }
     let mut table = Table::new(&["KEY", "USED BY", "HELD BY"]);
-    for fingerprint in fingerprints {
-        let count = |used: bool| {
-            let is_so = |node: &&NodeKeys| {
-                node.keys.iter().any(|key| key.fingerprint == fingerprint && (key.used || !used))
-            };
-            format!("{} of {}", report.nodes.iter().filter(is_so).count(), report.nodes.len())
-        };
-        table.row([fingerprint.to_string(), count(true), count(false)]);
+    let of = report.nodes.len();
+    for Spread { fingerprint, used_by, held_by } in spread(report) {
+        table.row([fingerprint.to_string(), format!("{used_by} of {of}"), format!("{held_by} of {of}")]);
     }
     table.render()
+}
+
+/// How many nodes have a key.
+#[derive(Debug, Serialize)]
+struct Spread {
+    fingerprint: Fingerprint,
+    used_by: usize,
+    held_by: usize,
+}
+
+fn spread(report: &Report) -> Vec<Spread> {
+    let mut spread: Vec<Spread> = Vec::new();
+    for key in report.nodes.iter().flat_map(|node| &node.keys) {
+        let used = usize::from(key.used);
+        match spread.iter_mut().find(|known| known.fingerprint == key.fingerprint) {
+            Some(known) => (known.used_by, known.held_by) = (known.used_by + used, known.held_by + 1),
+            None => spread.push(Spread { fingerprint: key.fingerprint, used_by: used, held_by: 1 }),
+        }
+    }
+    spread
 }
 
 /// A row for each node.
@@ -357,6 +368,7 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&shown(&report, &Operation::List, Output::Json)).unwrap();
         assert_eq!(json["nodes"][0]["keys"][0], json!({ "fingerprint": one, "used": true }));
+        assert_eq!(json["keys"][1], json!({ "fingerprint": two, "used_by": 1, "held_by": 2 }));
         assert_eq!((&json["done"], &json["of"]), (&json!(2), &json!(3)));
     }
 
