@@ -220,6 +220,14 @@ impl View {
         holdings
     }
 
+    /// Whether a live node says that it holds a channel.
+    #[must_use]
+    pub fn holds_channel(&self, id: NodeId, topic: &str, channel: &str) -> bool {
+        let held = self.place(id).and_then(|place| self.held.get(place));
+        let handle = self.names.find(topic, Some(channel));
+        held.zip(handle).is_some_and(|(held, handle)| holds(held, handle))
+    }
+
     fn place(&self, id: NodeId) -> Option<usize> {
         self.members.binary_search_by_key(&id, |member| member.peer.id).ok()
     }

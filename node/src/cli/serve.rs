@@ -152,6 +152,9 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         Some(address) => writeln!(banner, "HTTP: listening on {address}"),
         None => writeln!(banner, "HTTP: off"),
     };
+    if let Some(address) = ready.lookup_http_address {
+        let _ = writeln!(banner, "lookup: nsqlookupd's HTTP on {address}");
+    }
     banner.push_str(&mesh_lines(ready.mesh.as_ref()));
     let promise = match journal.durability {
         Durability::Fsync => "OK means synced to disk",

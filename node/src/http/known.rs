@@ -133,9 +133,12 @@ impl Known {
         vantage.choose(&about.broadcast_addresses, member.peer.gossip.ip()).unwrap_or(&about.hostname)
     }
 
-    /// One of the node's topics.
-    pub(super) fn holding(&self, id: NodeId, topic: &str) -> Option<Holding> {
-        self.holdings(id).into_iter().find(|holding| holding.topic.as_str() == topic)
+    /// Whether the node has this channel.
+    pub(super) fn holds_channel(&self, id: NodeId, topic: &str, channel: &str) -> bool {
+        if id != self.view.me() {
+            return self.view.holds_channel(id, topic, channel);
+        }
+        self.broker.topic(topic).is_some_and(|topic| topic.channel(channel).is_some())
     }
 
     fn channels_here(&self, topic: &str) -> Vec<ChannelName> {

@@ -87,7 +87,7 @@ mod tests {
         {
             assert_eq!(node.post(target, "").await, ok(""), "{target}");
         }
-        let found = r#"{"channels":["c"],"producers":[{"remote_address":"127.0.0.1:4160","hostname":"vm","broadcast_address":"127.0.0.1","tcp_port":4150,"http_port":4151,"version":"1.3.0","topology_zone":"","topology_region":""}]}"#;
+        let found = r#"{"channels":["c"],"producers":[{"remote_address":"127.0.0.1:0","hostname":"vm","broadcast_address":"127.0.0.1","tcp_port":4150,"http_port":4151,"version":"1.3.0","topology_zone":"","topology_region":""}]}"#;
         assert_eq!(node.read("/lookup?topic=t").await, ok(found));
         assert_eq!(node.lookup_read("/lookup?topic=t").await, ok(found));
         assert_eq!(node.read("/topics").await, ok(r#"{"topics":["a","t"]}"#));

@@ -67,8 +67,12 @@ fn mesh(out: &mut Exposition, report: &MeshReport) {
     out.sample("mesh_gossip_bytes_total", &[("direction", "in")], report.sealed_bytes_in);
     out.sample("mesh_gossip_bytes_total", &[("direction", "out")], report.sealed_bytes_out);
     out.family("mesh_dropped_packets_total", COUNTER, "Datagrams that were not taken, by reason.");
-    for (reason, count) in report.dropped_packets.iter().chain(&mesh.refused) {
+    for (reason, count) in &report.dropped_packets {
         out.sample("mesh_dropped_packets_total", &[("reason", reason)], count);
+    }
+    out.family("mesh_refused_total", COUNTER, "Statements of peers that were left out, by reason.");
+    for (reason, count) in &mesh.refused {
+        out.sample("mesh_refused_total", &[("reason", reason)], count);
     }
     out.family("mesh_exchanges_total", COUNTER, "Exchanges with a peer over QUIC, by outcome.");
     out.sample("mesh_exchanges_total", &[("outcome", "done")], mesh.exchanges);

@@ -28,6 +28,7 @@ mod publish;
 mod query;
 mod reach;
 mod refusals;
+mod relay;
 mod reply;
 mod route;
 mod serve;

@@ -134,7 +134,7 @@ pub(super) fn topic_and_channel(query: &Query) -> Result<(TopicName, ChannelName
 
 #[cfg(test)]
 mod tests {
-    use bruit_gossip::{Name, NodeId};
+    use bruit_gossip::Name;
 
     use super::*;
     use crate::http::fixture::{Fixture, error, ok};
@@ -158,7 +158,7 @@ mod tests {
         let topic = TopicName::new("t").unwrap();
         assert_eq!(node.post("/topic/create?topic=t", "").await, ok(""));
         node.mesh.create(Name::topic(topic.clone())).await;
-        node.mesh.tombstone(topic, NodeId::new(1)).await;
+        node.mesh.tombstone(topic, node.mesh.node_id()).await;
         assert_eq!(node.post("/topic/delete?topic=t", "").await, ok(""));
         assert!(node.broker.topic("t").is_none());
         assert_eq!(node.read("/lookup?topic=t").await, ok(r#"{"channels":[],"producers":[]}"#));

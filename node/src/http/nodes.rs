@@ -15,6 +15,7 @@ use super::{
     known::Known,
     lookup::named_topic,
     query::Query,
+    relay,
     reply::{self, ApiError},
     serve::Asker,
 };
@@ -59,8 +60,12 @@ pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Resul
     let holders = known.holders(topic.as_str());
     let named: Vec<NodeId> =
         holders.iter().filter(|holder| is_named(holder.about, &node)).map(|holder| holder.id).collect();
+    let relayed = query.first("relayed").is_some();
     for id in named {
         state.mesh.tombstone(topic.clone(), id).await;
+        if !relayed && id != known.view().me() {
+            relay::tombstone(&state, &known, id, &topic, &node).await;
+        }
     }
     Ok(reply::empty())
 }
@@ -102,14 +107,10 @@ impl Rows {
         let holders = self.known.holders(topic);
         let rows = holders.iter().map(|holder| self.row(holder.member, holder.about, holder.tombstoned));
         let mut entries = vec![entry(&format!("topic:{topic}:"), &rows.collect::<Vec<_>>())?];
-        let held = holders.iter().map(|holder| {
-            let holding = self.known.holding(holder.id, topic);
-            (holder, holding.map(|holding| holding.channels).unwrap_or_default())
-        });
-        let held: Vec<_> = held.collect();
         for channel in self.known.channels(topic) {
-            let with_it = held.iter().filter(|(_, channels)| channels.contains(&channel));
-            let rows = with_it.map(|(holder, _)| self.row(holder.member, holder.about, false));
+            let with_it =
+                holders.iter().filter(|holder| self.known.holds_channel(holder.id, topic, channel.as_str()));
+            let rows = with_it.map(|holder| self.row(holder.member, holder.about, false));
             entries.extend(entry(&format!("channel:{topic}:{channel}"), &rows.collect::<Vec<_>>()));
         }
         Some(entries.join(&b','))
@@ -161,7 +162,7 @@ mod tests {
         let node = Fixture::start().await;
         let listed = |tombstones, topics| {
             format!(
-                r#"{{"producers":[{{"remote_address":"127.0.0.1:4160","hostname":"vm","broadcast_address":"127.0.0.1","tcp_port":4150,"http_port":4151,"version":"1.3.0","topology_zone":"","topology_region":"","tombstones":{tombstones},"topics":{topics}}}]}}"#
+                r#"{{"producers":[{{"remote_address":"127.0.0.1:0","hostname":"vm","broadcast_address":"127.0.0.1","tcp_port":4150,"http_port":4151,"version":"1.3.0","topology_zone":"","topology_region":"","tombstones":{tombstones},"topics":{topics}}}]}}"#
             )
         };
         assert_eq!(node.read("/nodes").await, ok(&listed("[]", "[]")));

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::{extract::State, http::Uri, response::Response};
+use bruit_gossip::NodeId;
 use bruit_wire::{ChannelName, TopicName};
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     Durability,
     broker::{Channel, ChannelStats, ClientStats, JournalStats, Topic, TopicStats},
+    mesh::MeshReport,
 };
 
 /// `GET /stats?format=&topic=&channel=&include_clients=&include_mem=`
@@ -55,6 +57,8 @@ pub(super) struct Snapshot {
     pub(super) memory: bool,
     pub(super) durability: Durability,
     pub(super) journal: JournalStats,
+    pub(super) node: NodeId,
+    pub(super) mesh: MeshReport,
 }
 
 pub(super) struct TopicRow {
@@ -96,6 +100,8 @@ impl Snapshot {
             memory: filter.memory,
             durability: state.config.journal.durability,
             journal: broker.journal_stats(),
+            node: state.mesh.node_id(),
+            mesh: state.mesh.stats(),
         }
     }
 }
@@ -173,6 +179,8 @@ pub(super) mod example {
             memory: true,
             durability: Durability::Fsync,
             journal: JournalStats::default(),
+            node: NodeId::new(1),
+            mesh: MeshReport::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
+use bruit_gossip::NodeId;
 use serde::Serialize;
 
 use super::{
@@ -34,6 +35,7 @@ struct Stats<'a> {
     bruit_version: &'a str,
     durability: &'a str,
     journal: JournalJson<'a>,
+    mesh: MeshJson,
 }
 
 impl<'a> Stats<'a> {
@@ -49,6 +51,7 @@ impl<'a> Stats<'a> {
             bruit_version: BRUIT_VERSION,
             durability: word(snapshot.durability),
             journal: JournalJson::of(&snapshot.journal),
+            mesh: MeshJson::of(snapshot),
         }
     }
 }
@@ -233,6 +236,34 @@ impl<'a> JournalJson<'a> {
     }
 }
 
+/// This node among the others; `/mesh/stats` has more.
+#[derive(Serialize)]
+struct MeshJson {
+    node: NodeId,
+    enabled: bool,
+    alive: u64,
+    suspect: u64,
+    down: u64,
+    left: u64,
+    /// Lifeguard's local health score; 0 is healthy.
+    health: u32,
+}
+
+impl MeshJson {
+    fn of(snapshot: &Snapshot) -> Self {
+        let mesh = &snapshot.mesh.mesh;
+        Self {
+            node: snapshot.node,
+            enabled: snapshot.mesh.enabled,
+            alive: mesh.alive,
+            suspect: mesh.suspect,
+            down: mesh.down,
+            left: mesh.left,
+            health: mesh.health,
+        }
+    }
+}
+
 const fn word(durability: Durability) -> &'static str {
     match durability {
         Durability::Memory => "memory",
@@ -306,6 +337,13 @@ mod tests {
         let first_seen =
             keys.map(|key| text.find(&format!("\"{key}\":")).unwrap_or_else(|| panic!("no {key}")));
         assert!(first_seen.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn what_bruit_adds_comes_after_what_nsqd_says() {
+        let text = serde_json::to_string(&Stats::of(&example::snapshot())).unwrap();
+        let mesh = r#""mesh":{"node":"0000000000000001","enabled":false,"alive":0,"suspect":0,"down":0,"left":0,"health":0}}"#;
+        assert!(text.ends_with(mesh), "{text}");
     }
 
     #[test]
