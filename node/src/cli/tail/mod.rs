@@ -1,29 +1,26 @@
 //! `bruit tail`: prints messages, and finishes each only once it is printed.
 
+mod feed;
+mod producers;
+
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
-use anyhow::{anyhow, bail};
-use bruit_wire::{ChannelName, TopicName, nsq};
+use bruit_wire::{ChannelName, TopicName};
 use clap::Args;
-use tokio::{runtime::Handle, select, task::JoinHandle, time::timeout};
 
-use super::client::{Client, Delivery, Reply};
-
-/// Messages that may be delivered and not yet printed.
-const IN_FLIGHT_MAX: u64 = 200;
-/// How long to wait for the node to say that it is done with us.
-const FAREWELL: Duration = Duration::from_secs(5);
+use self::feed::{Budget, Feed};
+use super::http::Http;
 
 /// Arguments of `bruit tail`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Every message is printed as it is, and a newline. The exit code is 0 after -n messages or \
-    when the reader of the output goes away, and 1 when the connection to the node ends."
+    when the reader of the output goes away, and 1 when the connection to the node ends.\n\
+    With --lookupd-http-address, nodes that come are read from as well, and those that go are waited for."
 )]
 pub(super) struct TailArgs {
     /// The topic; created when it does not exist
@@ -40,6 +37,17 @@ pub(super) struct TailArgs {
     /// The node to read from
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4150")]
     nsqd_tcp_address: String,
+    /// Read from every node that holds the topic; this is the HTTP address of any node of the mesh
+    #[arg(long, value_name = "HOST:PORT", visible_alias = "lookup", conflicts_with = "nsqd_tcp_address")]
+    lookupd_http_address: Option<String>,
+}
+
+/// What is read.
+#[derive(Debug, Clone)]
+struct Source {
+    topic: TopicName,
+    channel: ChannelName,
+    print_topic: bool,
 }
 
 /// Prints messages until there were enough or the connection ends.
@@ -54,32 +62,16 @@ pub(super) fn run(args: &TailArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn tail<W: Write + Send + 'static>(args: &TailArgs, output: W) -> anyhow::Result<()> {
-    let user_agent = concat!("bruit-tail/", env!("CARGO_PKG_VERSION"));
-    let mut client = Client::connect(&args.nsqd_tcp_address, user_agent).await?;
     let channel = match &args.channel {
         Some(channel) => channel.clone(),
         None => own_channel()?,
     };
-    nsq::put_subscribe(client.out(), args.topic.as_str(), channel.as_str());
-    match client.next().await? {
-        Reply::Ok => {}
-        Reply::Error(text) => bail!("the node refuses the subscription: {text}"),
-        other => bail!("the node answers the subscription with {other:?}"),
+    let source = Source { topic: args.topic.clone(), channel, print_topic: args.print_topic };
+    let budget = Budget::new(args.count);
+    match &args.lookupd_http_address {
+        Some(address) => producers::tail(&Http::new(address), &source, budget, output).await,
+        None => Feed::open(&args.nsqd_tcp_address, &source, budget, output).await?.run().await,
     }
-    let remaining = if args.count == 0 { u64::MAX } else { args.count };
-    let ready = remaining.min(IN_FLIGHT_MAX);
-    nsq::put_ready(client.out(), ready);
-    let prefix = if args.print_topic { format!("{} | ", args.topic) } else { String::new() };
-    let mut tail = Tail {
-        client,
-        prefix,
-        remaining,
-        ready,
-        page: Page::default(),
-        output: Some(output),
-        printing: None,
-    };
-    tail.run().await
 }
 
 /// A channel that no other tail has, in all likelihood.
@@ -88,121 +80,14 @@ fn own_channel() -> anyhow::Result<ChannelName> {
     Ok(ChannelName::new(&format!("tail{random:06}#ephemeral"))?)
 }
 
-struct Tail<W> {
-    client: Client,
-    prefix: String,
-    /// Messages still to print.
-    remaining: u64,
-    /// What the node was told that it may have in flight; never above `remaining`.
-    ready: u64,
-    /// Delivered and to be printed next.
-    page: Page,
-    /// Where to print; away while it is printed to.
-    output: Option<W>,
-    printing: Option<JoinHandle<(W, Page, io::Result<()>)>>,
-}
-
-#[derive(Default)]
-struct Page {
-    text: Vec<u8>,
-    ids: Vec<[u8; 16]>,
-}
-
-impl<W: Write + Send + 'static> Tail<W> {
-    /// Printing may block for as long as its reader likes, and heartbeats have to be answered meanwhile, so
-    /// it is done on another thread, one page at a time.
-    async fn run(&mut self) -> anyhow::Result<()> {
-        while self.remaining > 0 {
-            self.take_replies()?;
-            self.print();
-            let printed = select! {
-                biased;
-                printed = wait(&mut self.printing) => Some(printed?),
-                moved = self.client.progress() => {
-                    moved?;
-                    None
-                }
-            };
-            let Some((output, page, outcome)) = printed else { continue };
-            (self.output, self.printing) = (Some(output), None);
-            match outcome {
-                Ok(()) => self.finish(&page),
-                // The reader has seen enough. What it did not see is delivered again to someone else.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(anyhow!("cannot write to standard output: {error}")),
-            }
-        }
-        self.take_leave().await
-    }
-
-    fn take_replies(&mut self) -> anyhow::Result<()> {
-        while let Some(reply) = self.client.take()? {
-            match reply {
-                Reply::Message(Delivery { id, body }) => {
-                    self.page.text.extend_from_slice(self.prefix.as_bytes());
-                    self.page.text.extend_from_slice(&body);
-                    self.page.text.push(b'\n');
-                    self.page.ids.push(id);
-                }
-                // The node gave the message to someone else because printing it took too long.
-                Reply::Error(text) if text.starts_with("E_FIN_FAILED") => {
-                    eprintln!("bruit: a message was printed too late and will be delivered again ({text})");
-                }
-                Reply::Error(text) => bail!("the node reports {text}"),
-                Reply::Ok | Reply::CloseWait => bail!("the node gave an answer to no question: {reply:?}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn print(&mut self) {
-        if self.page.ids.is_empty() {
-            return;
-        }
-        let Some(mut output) = self.output.take() else { return };
-        let page = std::mem::take(&mut self.page);
-        self.printing = Some(Handle::current().spawn_blocking(move || {
-            let outcome = output.write_all(&page.text).and_then(|()| output.flush());
-            (output, page, outcome)
-        }));
-    }
-
-    fn finish(&mut self, page: &Page) {
-        self.remaining = self.remaining.saturating_sub(page.ids.len() as u64);
-        // Lowered before the messages are finished, so that no more are delivered than will be printed.
-        if self.remaining < self.ready {
-            self.ready = self.remaining;
-            nsq::put_ready(self.client.out(), self.ready);
-        }
-        for id in &page.ids {
-            nsq::put_finish(self.client.out(), id);
-        }
-    }
-
-    /// Waits until the node has seen all that was finished.
-    async fn take_leave(&mut self) -> anyhow::Result<()> {
-        nsq::put_close(self.client.out());
-        let farewell = timeout(FAREWELL, async {
-            while self.client.next().await? != Reply::CloseWait {}
-            anyhow::Ok(())
-        });
-        farewell.await.map_err(|_| anyhow!("the node does not confirm that the messages are finished"))?
-    }
-}
-
-/// What printing came to; never, while nothing is printed.
-async fn wait<T>(printing: &mut Option<JoinHandle<T>>) -> anyhow::Result<T> {
-    match printing {
-        Some(printing) => Ok(printing.await?),
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use bruit_wire::{MessageId, nsq::CLOSE_WAIT_FRAME, nsq::OK_FRAME};
+    use bruit_wire::{
+        MessageId,
+        nsq::{self, CLOSE_WAIT_FRAME, OK_FRAME},
+    };
     use bytes::BytesMut;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -244,6 +129,7 @@ mod tests {
             count,
             print_topic,
             nsqd_tcp_address: node.address.clone(),
+            lookupd_http_address: None,
         }
     }
 
