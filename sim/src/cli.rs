@@ -15,6 +15,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     run::{Verdict, run},
     scenario::{SCENARIOS, Scenario},
+    swarm::{
+        self,
+        cli::{SwarmArgs, swarm},
+    },
 };
 
 /// The whole node, sockets, disk and clock included, in a deterministic simulation.
@@ -29,6 +33,8 @@ struct Cli {
 enum Command {
     /// Run one seed or many. Exits with 1 when an invariant was broken.
     Run(RunArgs),
+    /// Run the gossip of many nodes, and nothing else of them. Exits with 1 when an invariant was broken.
+    Swarm(SwarmArgs),
     /// List the scenarios.
     List,
 }
@@ -61,6 +67,7 @@ struct RunArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run_command(&args),
+        Command::Swarm(args) => swarm(&args),
         Command::List => list(),
     };
     match result {
@@ -77,6 +84,10 @@ pub fn main() -> ExitCode {
 
 fn list() -> io::Result<ExitCode> {
     for scenario in SCENARIOS {
+        writeln!(io::stdout(), "{:10} {}", scenario.name, scenario.about)?;
+    }
+    writeln!(io::stdout(), "\nof `bruit-sim swarm`:")?;
+    for scenario in swarm::scenario::SCENARIOS {
         writeln!(io::stdout(), "{:10} {}", scenario.name, scenario.about)?;
     }
     Ok(ExitCode::SUCCESS)
