@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bruit_gossip::{DATAGRAM_MAX, Event, Input, LEG_MAX, Output, Peer};
+use bruit_gossip::{DATAGRAM_MAX, Event, LEG_MAX, Output, Peer};
 use bytes::Bytes;
 
 use super::{
@@ -13,13 +13,11 @@ use super::{
 };
 
 /// The shell gives up an exchange after this long.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(3);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exchanges that a node answers at a time; more are refused.
 const ANSWERING_MAX: u32 = 16;
 /// The shell gives up a look at a peer's host after this long.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
-/// The broker gets to a command within this many milliseconds.
-const BROKER_MILLIS: u64 = 30;
 
 /// An exchange under way.
 #[derive(Debug)]
@@ -38,10 +36,8 @@ impl<S: Software> World<S> {
             Output::Send { to, datagram } => self.send(id, to, datagram),
             Output::Exchange { peer } => self.begin_exchange(id, peer),
             Output::Check { peer } => self.look_at_host(id, peer),
-            Output::Broker(command) => {
-                let at = self.now() + self.dice.millis(0, BROKER_MILLIS);
-                self.plan(id, at, Work::Broker(command));
-            }
+            // What comes of it is told behind whatever else the mesh wants now.
+            Output::Broker(command) => self.plan(id, self.now(), Work::Broker(command)),
             Output::Event(event) => {
                 self.trace.event(format_args!("{id} says {event:?}"));
                 match event {
@@ -109,6 +105,7 @@ impl<S: Software> World<S> {
         let initiator = self.hosts[from].node;
         self.trace.event(format_args!("exchange {number} {from} {to} {}", step.describe()));
         match step {
+            // The handshake is over; the connection is there.
             Step::Open => {
                 let leg = self.with_mesh(id, |mesh, now| mesh.exchange_open(now, &peer));
                 self.send_leg(number, id, leg, Step::Answer);

@@ -26,7 +26,6 @@ pub struct Arrivals {
 }
 
 /// A swarm that measures are taken of.
-#[derive(Debug)]
 pub struct Sample {
     world: World<Mesh>,
     dice: Dice,

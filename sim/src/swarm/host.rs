@@ -70,8 +70,6 @@ pub struct Process<S> {
     pub look_planned: bool,
     /// Earliest time at which the names are saved again.
     pub save_from: Duration,
-    /// How often it has said hello.
-    pub hellos: u32,
     /// Whether it was told to leave, so that it belongs to no mesh.
     pub has_left: bool,
     /// Exchanges that it answers now.
@@ -194,6 +192,7 @@ impl<S> Host<S> {
             topology_zone: format!("zone-{}", self.id % 3),
             topology_region: "region".to_owned(),
             draining: false,
+            tcp_at_gossip: true,
         }
     }
 
@@ -285,7 +284,6 @@ impl<S> Process<S> {
             look_from: born,
             look_planned: false,
             save_from: born,
-            hellos: 0,
             has_left: false,
             answering: 0,
             buried: BTreeSet::new(),

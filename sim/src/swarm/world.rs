@@ -1,9 +1,14 @@
 //! A swarm: hosts, the network between them, and what is still to happen. One thread, no tasks, no sockets;
 //! the time is that of the next event.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use bruit_gossip::{Input, Mesh, NodeId, Peer, Profile, Setup};
+use bruit_gossip::{Input, MemberState, Mesh, NodeId, Peer, Profile, Setup};
 
 use super::{
     guard::Guard,
@@ -20,8 +25,8 @@ use crate::{
 
 /// The shell looks at the mesh's view no more often than this.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// It writes names no more often than this.
-const SAVE_EVERY: Duration = Duration::from_millis(100);
+/// It saves names that nobody waits for no more often than this.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// The timer's resolution: tokio's.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -150,7 +155,7 @@ impl<S: Software> World<S> {
             self.trace.event(format_args!("kill {id}"));
             // Peers are remembered on disk.
             let known = process.view.members().iter().map(|member| member.peer.gossip);
-            host.seeds.extend(known.filter(|address| *address != gossip_address(id)).take(16));
+            host.seeds.extend(known.filter(|address| *address != gossip_address(id)).take(1_024));
             host.seeds.sort();
             host.seeds.dedup();
             // What goes with the process.
@@ -305,6 +310,11 @@ impl<S: Software> World<S> {
             Wish::Delete(name) => {
                 self.guard.deleted(id, name.clone());
                 self.tell(id, Input::Delete(name));
+                // The user gets his answer when it is on disk.
+                let saved = self.with_mesh(id, |mesh, _| mesh.names_to_save()).flatten();
+                if let Some(names) = saved {
+                    self.hosts[id].saved = Some(names.into());
+                }
             }
             Wish::Leave => {
                 self.hosts[id].was_hurt = true;
@@ -314,26 +324,30 @@ impl<S: Software> World<S> {
             Wish::Join => {
                 if let Some(process) = &mut self.hosts[id].process {
                     process.has_left = false;
-                    process.hellos = 0;
                 }
                 self.plan(id, self.now, Work::Hello);
             }
         }
     }
 
-    /// Says hello to all seeds: quickly at first, then now and then for ever, as the shell does.
+    /// Says hello to those who should be there and are not, for ever, as the shell does.
     fn say_hello(&mut self, id: HostId) {
         let host = &mut self.hosts[id];
         let Some(process) = host.process.as_mut().filter(|process| !process.has_left) else { return };
-        let is_alone = process.view.members().len() <= 1;
-        process.hellos += 1;
-        let usual = if is_alone { 500 << (process.hellos - 1).min(5) } else { 60_000 };
-        let next = self.now + Duration::from_millis(self.dice.between(usual * 3 / 4, usual * 5 / 4));
-        for address in host.seeds.clone() {
-            if address != gossip_address(id) {
-                self.tell(id, Input::Join { address });
-            }
+        let alive = process.view.members().iter().filter(|member| member.state == MemberState::Alive);
+        let present: BTreeSet<SocketAddr> = alive.map(|member| member.peer.gossip).collect();
+        let missing: Vec<SocketAddr> = host
+            .seeds
+            .iter()
+            .copied()
+            .filter(|seed| !present.contains(seed) && *seed != gossip_address(id))
+            .collect();
+        let is_alone = present.len() <= 1;
+        let usual = if is_alone { 1_000 } else { 15_000 };
+        for address in missing {
+            self.tell(id, Input::Join { address });
         }
+        let next = self.now + Duration::from_millis(self.dice.between(usual * 3 / 4, usual * 5 / 4));
         self.plan(id, next, Work::Hello);
     }
 
