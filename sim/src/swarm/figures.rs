@@ -33,7 +33,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Starts so many nodes within 50 ms.
+    /// Starts so many nodes within 50 ms, all with one seed, which is one of them.
     #[must_use]
     pub fn new(seed: u64, nodes: usize, weather: Weather) -> Self {
         let dice = Dice::new(seed).fork(77);
@@ -41,6 +41,8 @@ impl Sample {
         let mut order: Vec<(u64, HostId)> =
             (0..nodes).map(|host| (dice.fork(host as u64).below(50), host)).collect();
         order.sort_unstable();
+        // All know one address, as `--join` would have it.
+        world.hosts.iter_mut().for_each(|host| host.seeds.truncate(1));
         for (at, host) in order {
             world.run_until(Duration::from_millis(at));
             world.start(host);
@@ -77,12 +79,18 @@ impl Sample {
         let publisher = self.anybody();
         let node = self.world.hosts[publisher].node;
         self.world.wish(publisher, Wish::Use(topic.clone()));
-        let arrivals = self.until(|host| {
+        let mut arrivals = self.until(|host| {
             let view = host.process.as_ref().map(|process| &process.view);
             view.is_some_and(|view| {
                 view.producers(topic.topic.as_str()).iter().any(|producer| producer.member.peer.id == node)
             })
         });
+        // The publisher itself is no news.
+        if let Some(first) =
+            arrivals.each.iter().position(|each| arrivals.each.iter().all(|other| each <= other))
+        {
+            arrivals.each.swap_remove(first);
+        }
         let rest = self.dice.millis(1_000, 3_000);
         self.world.run_until(self.world.now() + rest);
         arrivals

@@ -63,8 +63,7 @@ pub fn run_software<S: Software>(seed: u64, scenario: &Scenario, nodes: usize, p
     let mut world: World<S> = World::new(&dice.fork(5), nodes, plan.weather, print);
     world.profile = plan.profile;
     world.trace().event(format_args!("seed {seed} scenario {} nodes {nodes}", scenario.name));
-    let (profile, end) = (plan.profile, Duration::from_millis(plan.end));
-    let settled = end + settling(profile, nodes);
+    let end = Duration::from_millis(plan.end);
     let actions = plan.actions;
     let mut stage = Stage { dice: dice.fork(6), twins: Vec::new() };
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -76,7 +75,7 @@ pub fn run_software<S: Software>(seed: u64, scenario: &Scenario, nodes: usize, p
         }
         stage.step_to(&mut world, end);
         stage.heal(&mut world);
-        world.run_until(settled);
+        world.run_until(end + settling(&world));
     }));
     let mut findings: Vec<Finding> =
         watch.take().into_iter().map(|panic| Finding::new("panic", panic)).collect();
@@ -100,10 +99,13 @@ pub fn run_software<S: Software>(seed: u64, scenario: &Scenario, nodes: usize, p
 }
 
 /// How long a swarm may take to agree after everything has been healed.
-const fn settling(profile: Profile, nodes: usize) -> Duration {
-    let usual = Duration::from_millis(15_000 + 10 * nodes as u64);
-    match profile {
-        Profile::Wan => usual.saturating_mul(3),
+fn settling<S: Software>(world: &World<S>) -> Duration {
+    let live = world.live().count().max(1);
+    let dead = world.hosts.len() - live;
+    // SWIM looks at one member a second, so that many dead take time to be found by few living.
+    let usual = Duration::from_millis(15_000 + 10 * live as u64 + 1_500 * (dead / live) as u64);
+    match world.profile {
+        Profile::Wan => usual * 3,
         Profile::Lan | Profile::Local => usual,
     }
 }

@@ -322,8 +322,11 @@ impl<S: Software> World<S> {
                 self.tell(id, Input::Leave);
             }
             Wish::Join => {
-                if let Some(process) = &mut self.hosts[id].process {
-                    process.has_left = false;
+                self.hosts[id].process.iter_mut().for_each(|process| process.has_left = false);
+                for address in self.hosts[id].seeds.clone() {
+                    if address != gossip_address(id) {
+                        self.tell(id, Input::Join { address });
+                    }
                 }
                 self.plan(id, self.now, Work::Hello);
             }
