@@ -75,7 +75,7 @@ fn wire_and_gossip_depend_on_nothing_that_does_io() {
 fn wire_and_gossip_name_neither_runtime_nor_clock_nor_socket() {
     let words =
         ["tokio", ".await", "Instant::now", "SystemTime", "std::net::Tcp", "std::net::Udp", "std::fs"];
-    let fuzz = |path: &str| path.starts_with("wire/fuzz/");
+    let fuzz = |path: &str| path.contains("/fuzz/");
     assert_none(&mentions(&["wire/", "gossip/"], &words, fuzz), "take what you need as an argument");
 }
 
@@ -216,7 +216,7 @@ fn starts_function(line: &str) -> bool {
 #[test]
 fn exceptions_to_lints_have_to_be_needed_and_explained() {
     let found = mentions(&[""], &[concat!("#[", "allow("), concat!("#![", "allow(")], |path| {
-        path.starts_with("wire/fuzz/")
+        path.contains("/fuzz/")
     });
     assert_none(&found, "use #[expect(lint, reason = \"...\")]");
 }
