@@ -230,7 +230,8 @@ fn config(plan: &MeshPlan, shape: &Shape, at: usize, name: &str) -> Config {
         Joining::First => seed("node0"),
         Joining::Everyone => seed("mesh"),
         Joining::Next => seed(&format!("node{}", (at + 1) % plan.nodes)),
-        Joining::Halves => seed(if at < plan.half() { "node0" } else { plan.second_half_seed().as_str() }),
+        Joining::Halves if at < plan.half() => seed("node0"),
+        Joining::Halves => seed(&plan.second_half_seed()),
     };
     if !plan.is_member(at) {
         config.mesh.join = seed("mesh");
