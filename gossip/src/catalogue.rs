@@ -34,50 +34,26 @@ use crate::{
 };
 
 mod exchange;
+mod hidden;
+mod instances;
 mod news;
 mod save;
 #[cfg(test)]
 mod tests;
 
 pub use exchange::Merged;
+pub(crate) use hidden::Hide;
+use instances::Instance;
 use news::Outbox;
 pub use news::{Heard, NEWS_MAX, NewsKey};
 
-/// How long a producer stays hidden from lookups (NSQ reference, section 7.3).
-const HIDDEN_FOR: Duration = Duration::from_secs(45);
-/// How long it is remembered that a producer was hidden, so that a late copy does not hide it again.
-const HIDE_REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
-const HIDDEN_MAX: usize = 4_096;
 /// How long a deleted name is remembered. A node that was away for longer may bring it back.
 const TOMBSTONE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// By when a node has told what it found in its journal.
 const RECOVERED_BY: Duration = Duration::from_secs(60);
-/// How long after its end a deleted instance may still come back from the journal of a node that crashed.
-const JOURNALLED_AFTER: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
+/// Most names that are remembered as doomed.
 const DOOMED_MAX: usize = 100_000;
-
-/// A topic or channel on this node.
-#[derive(Clone, Copy, Debug)]
-struct Instance {
-    number: u64,
-    /// When it was made; a delete after this is meant for it.
-    since: Stamp,
-}
-
-/// A producer that a user hid from the lookups of a topic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hide {
-    stamp: Stamp,
-    at: Duration,
-    on: bool,
-}
-
-impl Hide {
-    pub(crate) const fn is_on(&self) -> bool {
-        self.on
-    }
-}
 
 /// How much a catalogue holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -373,262 +349,6 @@ impl Catalogue {
             bytes: (facts + self.names.bytes() + self.local.len() * 48) as u64,
             left_out: self.left_out,
         }
-    }
-}
-
-/// What this node's own changes, and changed names, lead to.
-impl Catalogue {
-    fn created(&mut self, now: Now, handle: Handle, change: &LocalChange) -> Option<bool> {
-        let since = self.clock.next(now.wall_ms);
-        self.local.insert(handle, Instance { number: change.number, since });
-        if self.doomed.remove(&change.name).is_some() {
-            self.names_changed();
-        }
-        let mark = self.names.mark(handle);
-        if !mark.is_live() && (mark.is_dead() || !change.name.is_ephemeral()) {
-            self.mark(now, handle, &change.name, Mark { made: since, gone: Stamp::NEVER });
-            self.announce(handle, &change.name);
-        }
-        self.want_channels(&change.name);
-        Some(true)
-    }
-
-    fn recovered(&mut self, now: Now, handle: Handle, change: &LocalChange) -> Option<bool> {
-        let name = &change.name;
-        let mark = self.names.mark(handle);
-        let was_deleted = self.deleted_at(name) > Stamp::NEVER;
-        let is_new = !mark.is_live() && was_deleted && !self.is_doomed(name);
-        let since = match mark.is_live() {
-            true => mark.made,
-            // It was made after the delete, and the node crashed before it had saved that.
-            false if is_new => self.clock.next(now.wall_ms),
-            false => Stamp::LOWEST,
-        };
-        self.local.insert(handle, Instance { number: change.number, since });
-        if is_new || (mark == Mark::NONE && !was_deleted && !name.is_ephemeral()) {
-            self.mark(now, handle, name, Mark { made: since, gone: Stamp::NEVER });
-        }
-        if is_new {
-            self.announce(handle, name);
-        }
-        self.settle(now, handle, name);
-        self.want_channels(name);
-        Some(true)
-    }
-
-    fn gone(&mut self, now: Now, handle: Handle, change: &LocalChange) -> Option<bool> {
-        if self.local.get(&handle).is_some_and(|instance| instance.number != change.number) {
-            return None;
-        }
-        self.local.remove(&handle);
-        let is_of_change = |name: &Name| name == &change.name || change.name.channel.is_none();
-        let same_topic = self.doomed.range_mut(Name::topic(change.name.topic.clone())..);
-        for (name, until) in same_topic.take_while(|(name, _)| name.topic == change.name.topic) {
-            if is_of_change(name) {
-                *until = now.elapsed + JOURNALLED_AFTER;
-            }
-        }
-        if change.name.channel.is_none() {
-            for (channel, _) in self.channels_of(&change.name.topic) {
-                self.local.remove(&channel);
-                self.state(channel, false);
-            }
-        }
-        Some(false)
-    }
-
-    /// States that this node holds a name, or no longer does.
-    fn state(&mut self, handle: Handle, held: bool) {
-        let Some(fact) = self.facts.get_mut(&self.me) else { return };
-        if crate::fact::holds(&fact.items, handle) == held {
-            return;
-        }
-        let version = fact.contiguous + 1;
-        fact.note(version);
-        if fact.set(handle, version, held, &mut self.names).is_err() {
-            self.left_out += 1;
-        }
-        if let Some(name) = self.names.name(handle) {
-            self.outbox.push_held(self.me, fact.generation, version, name, held);
-        }
-        self.changed += 1;
-        self.unhide_lost(self.me);
-    }
-
-    fn make(&mut self, now: Now, name: &Name) {
-        let Some(handle) = self.intern(name) else { return };
-        if !self.names.mark(handle).is_live() {
-            let made = self.clock.next(now.wall_ms);
-            self.mark(now, handle, name, Mark { made, gone: Stamp::NEVER });
-            self.announce(handle, name);
-        }
-        self.names.release(handle);
-    }
-
-    /// Merges a mark into a name and does what follows from it here. Whether it was new.
-    fn mark(&mut self, now: Now, handle: Handle, name: &Name, mark: Mark) -> bool {
-        let is_news = self.names.apply(handle, mark);
-        if is_news {
-            self.clock.observe(mark.latest());
-            self.names_changed();
-            self.settle(now, handle, name);
-        }
-        is_news
-    }
-
-    /// Makes the instances on this node follow what is known of their names.
-    fn settle(&mut self, now: Now, handle: Handle, name: &Name) {
-        self.settle_one(now, handle, name);
-        if name.channel.is_none() {
-            for (channel, channel_name) in self.channels_of(&name.topic) {
-                if self.local.contains_key(&channel) {
-                    self.settle_one(now, channel, &channel_name);
-                }
-            }
-        }
-    }
-
-    fn settle_one(&mut self, now: Now, handle: Handle, name: &Name) {
-        let gone = self.deleted_at(name);
-        let mark = self.names.mark(handle);
-        let Some(instance) = self.local.get(&handle).copied() else {
-            if mark.is_live() {
-                self.want_channel(name);
-            } else if gone > Stamp::NEVER && now.elapsed < RECOVERED_BY {
-                self.doom(name, RECOVERED_BY);
-            }
-            return;
-        };
-        if gone >= instance.since {
-            // Channels go with their topic.
-            if name.channel.is_none() || self.holds_topic(&name.topic) {
-                self.commands.push_back(Command::Delete { name: name.clone(), number: instance.number });
-            }
-            self.local.remove(&handle);
-            self.doom(name, Duration::MAX);
-            // Made again meanwhile, a channel is missing here now; a topic comes with its first message.
-            if mark.is_live() {
-                self.want_channel(name);
-            }
-        } else if mark.is_dead() || (!mark.is_live() && gone > Stamp::NEVER && !name.is_ephemeral()) {
-            self.names.apply(handle, Mark { made: instance.since, gone: Stamp::NEVER });
-            self.names_changed();
-            self.announce(handle, name);
-        }
-    }
-
-    /// When the name, or its topic, was last deleted.
-    fn deleted_at(&self, name: &Name) -> Stamp {
-        let topic = self.names.mark_of(name.topic.as_str(), None).gone;
-        let channel = name.channel.as_ref().map(ChannelName::as_str);
-        topic.max(self.names.mark_of(name.topic.as_str(), channel).gone)
-    }
-
-    fn is_doomed(&self, name: &Name) -> bool {
-        self.doomed.contains_key(name) || self.doomed.contains_key(&Name::topic(name.topic.clone()))
-    }
-
-    fn doom(&mut self, name: &Name, until: Duration) {
-        if self.doomed.len() < DOOMED_MAX || self.doomed.contains_key(name) {
-            self.doomed.insert(name.clone(), until);
-            self.names_changed();
-        }
-    }
-
-    fn holds_topic(&self, topic: &TopicName) -> bool {
-        self.names.find(topic.as_str(), None).is_some_and(|handle| self.local.contains_key(&handle))
-    }
-
-    /// A topic on this node has every lasting channel that the mesh knows.
-    fn want_channels(&mut self, name: &Name) {
-        if name.channel.is_some() {
-            return;
-        }
-        for (handle, channel) in self.channels_of(&name.topic) {
-            if self.names.mark(handle).is_live() && !self.local.contains_key(&handle) {
-                self.want_channel(&channel);
-            }
-        }
-    }
-
-    fn want_channel(&mut self, name: &Name) {
-        let Some(channel) = name.channel.clone().filter(|_| !name.is_ephemeral()) else { return };
-        if self.holds_topic(&name.topic) {
-            self.commands.push_back(Command::CreateChannel { topic: name.topic.clone(), channel });
-        }
-    }
-
-    fn channels_of(&self, topic: &TopicName) -> Vec<(Handle, Name)> {
-        let channels = self.names.channels(topic.as_str());
-        channels.map(|(handle, channel, _)| (handle, Name::channel(topic.clone(), channel.clone()))).collect()
-    }
-
-    /// Broadcasts what is known of a name, since this node has changed it.
-    fn announce(&mut self, handle: Handle, name: &Name) {
-        self.outbox.push_mark(name, self.names.mark(handle));
-    }
-
-    fn hide(&mut self, now: Now, topic: &TopicName, node: NodeId, stamp: Stamp) -> bool {
-        let key = (topic.clone(), node);
-        let known = self.hidden.get(&key);
-        if known.is_some_and(|hide| hide.stamp >= stamp)
-            || (known.is_none() && self.hidden.len() >= HIDDEN_MAX)
-        {
-            return false;
-        }
-        Arc::make_mut(&mut self.hidden).insert(key, Hide { stamp, at: now.elapsed, on: true });
-        self.changed += 1;
-        true
-    }
-
-    /// Ends hiding that has lasted long enough.
-    fn unhide(&mut self, now: Now) {
-        let age = |hide: &Hide| now.elapsed.saturating_sub(hide.at);
-        if self.hidden.values().any(|hide| hide.on && age(hide) >= HIDDEN_FOR) {
-            for hide in Arc::make_mut(&mut self.hidden).values_mut() {
-                hide.on &= age(hide) < HIDDEN_FOR;
-            }
-            self.changed += 1;
-        }
-        if self.hidden.values().any(|hide| age(hide) >= HIDE_REMEMBERED_FOR) {
-            Arc::make_mut(&mut self.hidden).retain(|_, hide| age(hide) < HIDE_REMEMBERED_FOR);
-        }
-    }
-
-    /// Ends the hiding of a node from topics that it has lost: if it gets one again, that is a new one.
-    fn unhide_lost(&mut self, owner: NodeId) {
-        if !self.hidden.iter().any(|((_, node), hide)| *node == owner && hide.on) {
-            return;
-        }
-        let Some(fact) = self.facts.get(&owner) else { return };
-        for ((topic, node), hide) in Arc::make_mut(&mut self.hidden) {
-            let handle = self.names.find(topic.as_str(), None);
-            if *node == owner && !handle.is_some_and(|handle| crate::fact::holds(&fact.items, handle)) {
-                hide.on = false;
-            }
-        }
-        self.changed += 1;
-    }
-
-    /// The wall clock was days ahead and is right again: brings back the stamps that it made.
-    fn calm(&mut self, now: Now) {
-        let limit = Stamp::limit(now.wall_ms);
-        let wild: Vec<(Handle, Name, Mark)> = self
-            .names
-            .iter()
-            .filter(|(_, _, mark)| mark.latest() > limit)
-            .map(|(handle, name, mark)| (handle, name.clone(), mark))
-            .collect();
-        for (handle, name, mark) in wild {
-            let gone = if mark.gone > limit { self.clock.next(now.wall_ms) } else { mark.gone };
-            let made = if mark.is_live() { self.clock.next(now.wall_ms) } else { Stamp::NEVER };
-            self.names.write(handle, &name, Mark { made, gone });
-        }
-        let since = self.clock.next(now.wall_ms);
-        for instance in self.local.values_mut().filter(|instance| instance.since > limit) {
-            instance.since = since;
-        }
-        self.names_changed();
     }
 
     /// What was deleted before this is forgotten. The wall clock may jump; a week goes by the clock that does
