@@ -154,6 +154,9 @@ async fn apply(core: &Core, operation: &Operation, asked_by: &str) -> Result<boo
     saved.map_err(|error| format!("cannot save the keys in {}: {error}", core.dir.display()))?;
     if let (Some(pool), Some(certificates)) = (&core.pool, certificates) {
         pool.set_certificates(certificates);
+        if matches!(operation, Operation::Remove { .. }) {
+            pool.mark_newer();
+        }
     }
     let mut state = core.state.lock();
     state.sealer.set_keyring(&keyring);
@@ -163,10 +166,11 @@ async fn apply(core: &Core, operation: &Operation, asked_by: &str) -> Result<boo
     Ok(true)
 }
 
-/// Closes connections that were made when a removed key still counted; those that are needed are made again.
+/// Closes connections that were made when a removed key still counted, which the answer to the removal had to
+/// wait for; those that are needed are made again.
 fn distrust(core: &Core) {
     if let Some(pool) = &core.pool {
-        pool.close_all();
+        pool.distrust_older();
     }
 }
 

@@ -6,9 +6,18 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{
+        self,
+        ErrorKind::{ConnectionAborted, TimedOut},
+    },
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
     time::{Duration, SystemTime},
 };
 
@@ -21,7 +30,11 @@ use quinn::{
     EndpointConfig, RecvStream, Runtime, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::timeout;
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::tls;
 use crate::env::{Entropy, Env, Spawn, WallClock};
@@ -32,6 +45,8 @@ const IDLE: Duration = Duration::from_secs(10 * 60);
 const STREAMS_MAX: u32 = 64;
 /// Connections, dialled and accepted; further ones are refused.
 const CONNECTIONS_MAX: usize = 8_192;
+/// Connections that were dialled and wait to be served; further ones are used in one direction only.
+const DIALLED_MAX: usize = 1_024;
 /// How long a handshake, or one step of a conversation, may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -44,11 +59,21 @@ pub(crate) struct Pool {
     dial: Mutex<ClientConfig>,
     ids: Arc<Mutex<StdRng>>,
     connections: Mutex<BTreeMap<SocketAddr, Connection>>,
+    /// Connections that this side has dialled, on their way to the task that serves streams.
+    dialled: mpsc::Sender<Dialled>,
+    to_serve: Mutex<Option<mpsc::Receiver<Dialled>>>,
+    /// Counts removals of keys; what a new connection is marked with.
+    trust: AtomicU64,
+    /// Connections with an older mark are closed.
+    trusted_since: watch::Sender<u64>,
     /// Handshakes that failed, dialled or accepted.
     pub(super) handshakes_failed: AtomicU64,
     /// Streams that another cluster opened.
     pub(super) other_cluster: AtomicU64,
 }
+
+/// A connection that was dialled, and its mark.
+type Dialled = (Connection, u64);
 
 /// One stream to a peer that has said welcome.
 pub(crate) struct PeerStream {
@@ -90,6 +115,7 @@ impl Pool {
         let server = prepare_server(server, env, &seeded(&env.entropy));
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
         let dial = Mutex::new(prepare_client(client, &ids));
+        let (dialled, to_serve) = mpsc::channel(DIALLED_MAX);
         Ok(Self {
             endpoint,
             env: env.clone(),
@@ -98,18 +124,33 @@ impl Pool {
             dial,
             ids,
             connections: Mutex::default(),
+            dialled,
+            to_serve: Mutex::new(Some(to_serve)),
+            trust: AtomicU64::new(0),
+            trusted_since: watch::Sender::new(0),
             handshakes_failed: AtomicU64::new(0),
             other_cluster: AtomicU64::new(0),
         })
     }
 
-    /// From now on handshakes use other certificates. Connections that are open stay, unless
-    /// [`close_all`](Self::close_all) follows.
+    /// From now on handshakes use other certificates. Connections that are open stay.
     pub(super) fn set_certificates(&self, (server, client): (ServerConfig, ClientConfig)) {
         let mut key = [0; 32];
         self.env.entropy.fill(&mut key);
         self.endpoint.set_server_config(Some(prepare_server(server, &self.env, &key)));
         *self.dial.lock() = prepare_client(client, &self.ids);
+    }
+
+    /// From now on connections count as newer than those that are open: to be called once the certificates
+    /// are other ones, and followed by [`distrust_older`](Self::distrust_older).
+    pub(super) fn mark_newer(&self) {
+        self.trust.fetch_add(1, SeqCst);
+    }
+
+    /// Closes every connection from before the last [`mark_newer`](Self::mark_newer), and takes no stream of
+    /// theirs any more.
+    pub(super) fn distrust_older(&self) {
+        self.trusted_since.send_replace(self.trust.load(SeqCst));
     }
 
     /// Closes every connection; those that are needed are made again.
@@ -155,7 +196,7 @@ impl Pool {
         let known = self.connections.lock().get(&peer.mesh()).cloned();
         if let Some(connection) = known.filter(|connection| connection.close_reason().is_none()) {
             match self.open_on(&connection, purpose).await {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(error) if matches!(error.kind(), TimedOut | ConnectionAborted) => {
                     // It may lead to an earlier life of the peer, which will never answer.
                     self.forget(&connection);
                 }
@@ -167,6 +208,8 @@ impl Pool {
     }
 
     async fn dial(&self, peer: &Peer) -> io::Result<Connection> {
+        // Before the certificates, so that no connection counts as newer than those that it was made with.
+        let trust = self.trust.load(SeqCst);
         let config = self.dial.lock().clone();
         let connecting = self
             .endpoint
@@ -181,16 +224,18 @@ impl Pool {
             Err(_) => return Err(timed_out()),
         };
         self.keep(&connection);
+        // When there is no room the peer finds nobody who takes its streams on this connection, and dials.
+        let _ = self.dialled.try_send((connection.clone(), trust));
         Ok(connection)
     }
 
     async fn open_on(&self, connection: &Connection, purpose: Purpose) -> io::Result<PeerStream> {
         let hello = Hello { purpose, node: self.me.bits(), cluster: self.cluster.clone() };
         let greet = async {
-            let (mut send, mut recv) = connection.open_bi().await.map_err(io::Error::other)?;
-            send.write_all(&hello.to_bytes()).await.map_err(io::Error::other)?;
+            let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
+            send.write_all(&hello.to_bytes()).await.map_err(lost)?;
             let mut answer = [0];
-            recv.read_exact(&mut answer).await.map_err(io::Error::other)?;
+            recv.read_exact(&mut answer).await.map_err(lost)?;
             match Answer::of(answer[0]) {
                 Answer::Welcome => Ok(PeerStream { send, recv }),
                 Answer::OtherCluster => Err(io::Error::other("it belongs to another cluster")),
@@ -201,37 +246,72 @@ impl Pool {
         timeout(STEP, greet).await.map_err(|_| timed_out())?
     }
 
-    /// Accepts connections and streams until the endpoint is closed; hands each stream to `serve`.
+    /// Accepts connections and streams until the endpoint is closed; hands each stream to `serve`. Streams come
+    /// on connections in both directions, whoever has dialled.
     pub(super) async fn accept<F, S>(self: Arc<Self>, serve: S)
     where
         F: Future<Output = ()> + Send + 'static,
         S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     {
-        while let Some(incoming) = self.endpoint.accept().await {
-            if self.connections.lock().len() >= CONNECTIONS_MAX {
-                incoming.refuse();
-                continue;
-            }
+        let Some(mut dialled) = self.to_serve.lock().take() else { return };
+        loop {
+            let next = select! {
+                biased;
+                incoming = self.endpoint.accept() => incoming.map(Next::Incoming),
+                // The sender is the pool's own.
+                Some(dialled) = dialled.recv() => Some(Next::Dialled(dialled)),
+            };
             let (pool, serve) = (Arc::clone(&self), serve.clone());
-            self.env.background.spawn(Box::pin(async move {
-                match timeout(STEP, async { incoming.accept()?.await }).await {
-                    Ok(Ok(connection)) => pool.serve_connection(connection, serve).await,
-                    Ok(Err(_)) | Err(_) => {
-                        pool.handshakes_failed.fetch_add(1, Relaxed);
-                    }
+            match next {
+                None => return,
+                Some(Next::Dialled((connection, trust))) => {
+                    self.env.background.spawn(Box::pin(pool.serve_connection(connection, trust, serve)));
                 }
-            }));
+                Some(Next::Incoming(incoming)) => {
+                    if self.connections.lock().len() >= CONNECTIONS_MAX {
+                        incoming.refuse();
+                        continue;
+                    }
+                    self.env.background.spawn(Box::pin(pool.serve_incoming(incoming, serve)));
+                }
+            }
         }
     }
 
-    async fn serve_connection<F, S>(self: Arc<Self>, connection: Connection, serve: S)
+    async fn serve_incoming<F, S>(self: Arc<Self>, incoming: quinn::Incoming, serve: S)
     where
         F: Future<Output = ()> + Send + 'static,
         S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     {
-        self.keep(&connection);
+        // Before the handshake, so that no connection counts as newer than the certificates that it was made
+        // with.
+        let trust = self.trust.load(SeqCst);
+        match timeout(STEP, async { incoming.accept()?.await }).await {
+            Ok(Ok(connection)) => {
+                self.keep(&connection);
+                self.serve_connection(connection, trust, serve).await;
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.handshakes_failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    async fn serve_connection<F, S>(self: Arc<Self>, connection: Connection, trust: u64, serve: S)
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+    {
         let proven = tls::peer_id(&connection);
-        while let Ok((send, recv)) = connection.accept_bi().await {
+        let mut trusted_since = self.trusted_since.subscribe();
+        loop {
+            let accepted = select! {
+                biased;
+                // The sender is the pool's own.
+                _ = trusted_since.wait_for(|since| *since > trust) => break,
+                accepted = connection.accept_bi() => accepted,
+            };
+            let Ok((send, recv)) = accepted else { break };
             let (pool, serve) = (Arc::clone(&self), serve.clone());
             self.env.background.spawn(Box::pin(async move {
                 let stream = PeerStream { send, recv };
@@ -329,8 +409,18 @@ impl PeerStream {
     }
 }
 
+/// What the accepting task does next.
+enum Next {
+    Incoming(quinn::Incoming),
+    Dialled(Dialled),
+}
+
+fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(ConnectionAborted, error)
+}
+
 fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s")
+    io::Error::new(TimedOut, "no answer within 5 s")
 }
 
 fn transport() -> Arc<TransportConfig> {

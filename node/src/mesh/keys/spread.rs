@@ -182,7 +182,11 @@ async fn ask_one(core: &Core, peer: &Peer, operation: &Operation) -> NodeKeys {
 
 async fn request(pool: &Pool, peer: &Peer, operation: &Operation) -> io::Result<Answer> {
     let request = serde_json::to_vec(operation)?;
-    let answer = pool.request(peer, Purpose::Keys, &request, ANSWER_MAX).await?;
+    let answer = match pool.request(peer, Purpose::Keys, &request, ANSWER_MAX).await {
+        // The connection may just have been given up, on either side. To do it twice is to do it once.
+        Err(_) => pool.request(peer, Purpose::Keys, &request, ANSWER_MAX).await?,
+        Ok(answer) => answer,
+    };
     serde_json::from_slice(&answer).map_err(io::Error::other)
 }
 

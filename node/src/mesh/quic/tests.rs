@@ -52,6 +52,26 @@ async fn nodes_of_one_cluster_talk_on_one_connection() {
 }
 
 #[tokio::test]
+async fn no_connection_outlives_the_trust_that_it_was_made_with() {
+    let (a, b) = (Node::start(1, "c", 7).await, Node::start(2, "c", 7).await);
+    assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
+    // Two from one address: the pool remembers the second one, and serves both.
+    let first = a.pool.connections.lock().remove(&b.peer.mesh()).unwrap();
+    assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
+    b.pool.set_certificates(certificates(&b, 9).await);
+    b.pool.mark_newer();
+    assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba", "until the answer to the removal is out");
+    b.pool.distrust_older();
+    assert!(a.ask(&b, b"abc").await.is_err());
+    assert!(a.pool.open_on(&first, Purpose::Exchange).await.is_err());
+    a.pool.set_certificates(certificates(&a, 9).await);
+    assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
+    b.pool.distrust_older();
+    assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba", "a newer one stays");
+    assert_eq!(b.pool.connections(), 1);
+}
+
+#[tokio::test]
 async fn strangers_are_refused() {
     let node = Node::start(1, "c", 7).await;
     for stranger in [Node::start(2, "c", 8).await, Node::start(3, "other", 7).await] {
@@ -80,13 +100,7 @@ async fn a_blob_beyond_the_limit_is_refused() {
 async fn certificates_change_while_connections_stay() {
     let (a, b) = (Node::start(1, "c", 7).await, Node::start(2, "c", 7).await);
     assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
-    let env = real::env(Handle::current(), Handle::current());
-    let config = MeshConfig { cluster_name: "c".to_owned(), ..MeshConfig::default() };
-    let keyring = Keyring::new(Secret::new([9; 32]));
-    let change = async |node: &Node| {
-        let certificates = tls::build(&config, &keyring, node.peer.id, &env).await.unwrap();
-        node.pool.set_certificates(certificates);
-    };
+    let change = async |node: &Node| node.pool.set_certificates(certificates(node, 9).await);
     change(&b).await;
     assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
     b.pool.close_all();
@@ -94,4 +108,12 @@ async fn certificates_change_while_connections_stay() {
     assert!(a.ask(&b, b"abc").await.is_err(), "a node with the old secret only got in");
     change(&a).await;
     assert_eq!(a.ask(&b, b"abc").await.unwrap(), "cba");
+}
+
+/// Those of a node in the cluster `c` with another secret.
+async fn certificates(node: &Node, secret: u8) -> (ServerConfig, ClientConfig) {
+    let env = real::env(Handle::current(), Handle::current());
+    let config = MeshConfig { cluster_name: "c".to_owned(), ..MeshConfig::default() };
+    let keyring = Keyring::new(Secret::new([secret; 32]));
+    tls::build(&config, &keyring, node.peer.id, &env).await.unwrap()
 }
