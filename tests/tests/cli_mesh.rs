@@ -92,6 +92,16 @@ fn tail_finds_a_node_that_holds_the_topic_later() {
 }
 
 #[test]
+fn a_node_that_was_told_nothing_is_found_from_its_own_machine_without_a_resolver() {
+    let node = Options::new().arg("--broadcast-address=").start();
+    node.client().publish("t", "x");
+    let found = json(&asked(&node, &["lookup", "t"]));
+    assert_eq!(found["producers"][0]["broadcast_address"], "127.0.0.1");
+    let info = node.http().get("/info").json();
+    assert_eq!(info["broadcast_address"], info["hostname"], "as nsqd tells it");
+}
+
+#[test]
 fn joining_says_whether_somebody_answered() {
     let (one, other) = (Node::start(), Node::start());
     let silent = "127.0.0.1:9";

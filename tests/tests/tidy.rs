@@ -215,9 +215,8 @@ fn starts_function(line: &str) -> bool {
 
 #[test]
 fn exceptions_to_lints_have_to_be_needed_and_explained() {
-    let found = mentions(&[""], &[concat!("#[", "allow("), concat!("#![", "allow(")], |path| {
-        path.contains("/fuzz/")
-    });
+    let found =
+        mentions(&[""], &[concat!("#[", "allow("), concat!("#![", "allow(")], |path| path.contains("/fuzz/"));
     assert_none(&found, "use #[expect(lint, reason = \"...\")]");
 }
 

@@ -324,7 +324,8 @@ fn about(opening: &Opening<'_>, peer: Peer) -> About {
     let Opening { config, tcp, http, .. } = opening;
     let ip = peer.gossip.ip();
     let broadcast_addresses = match config.broadcast_addresses.as_slice() {
-        [] if ip.is_loopback() => vec![config.hostname.clone()],
+        // The name is what nsqd tells; who asks from this machine needs no resolver that knows it.
+        [] if ip.is_loopback() => vec![config.hostname.clone(), ip.to_string()],
         [] => vec![ip.to_string()],
         given => given.to_vec(),
     };

@@ -118,6 +118,7 @@ fn ideas(nodes: &[Ready]) -> anyhow::Result<String> {
         \x20 bruit members --http-address {http}\n\
         \x20 seq 1000 | bruit pub {topic} --nsqd-tcp-address {tcp}\n\
         \x20 bruit lookup {topic} --http-address {http}\n\
+        \x20 bruit tail {topic} --lookup {http}\n\
         \x20 curl 'http://{http}/lookup?topic={topic}'\n\
          or give {http} to any NSQ consumer as its lookupd address. Ctrl-C ends the mesh.\n"
     ))
