@@ -8,6 +8,8 @@ use rand::{RngExt as _, seq::IteratorRandom as _};
 use super::{Due, Mesh, spread::NewsId};
 use crate::{Event, NodeId, Now, Output, Peer, packet::Item};
 
+/// Whoever is at an address: a hello to somebody whose name is not known yet.
+pub(super) const SOMEBODY: NodeId = NodeId::new(0);
 /// Most addresses to which a hello is owed.
 const JOINS_MAX: usize = 64;
 /// How often a hello is said to an address that does not answer, until somebody asks for it again.
@@ -60,8 +62,7 @@ impl Mesh {
     }
 
     fn hello_to(&mut self, now: Now, address: SocketAddr) {
-        // foca takes a hello at its address, whoever it is meant for.
-        let somebody = Peer { id: NodeId::new(0), generation: 0, renewal: 0, gossip: address, mesh_port: 0 };
+        let somebody = Peer { id: SOMEBODY, generation: 0, renewal: 0, gossip: address, mesh_port: 0 };
         let peer = self.roster.at(address).map_or(somebody, |entry| entry.peer);
         self.hello(now, peer);
     }

@@ -5,9 +5,9 @@
 
 use std::net::SocketAddr;
 
-use foca::{Incarnation, Member, Message, Notification, State, Timer};
+use foca::{Header, Incarnation, Member, Message, Notification, State, Timer};
 
-use super::{Due, Mesh};
+use super::{Due, Mesh, join::SOMEBODY};
 use crate::{
     Event, NodeId, Now, Output, Peer, codec,
     packet::{Datagram, Items},
@@ -66,7 +66,7 @@ impl foca::Runtime<Peer> for Effects {
 
 /// A packet of foca's, read but not judged.
 struct Packet<'a> {
-    header: foca::Header<Peer>,
+    header: Header<Peer>,
     /// The header's bytes.
     bytes: &'a [u8],
     updates: Vec<Member<Peer>>,
@@ -132,8 +132,15 @@ impl Mesh {
             // Nodes say this by another datagram, which says more.
             return self.refuse("malformed packet");
         }
+        // A hello may come to an address that this node does not have for its own: another one of its host, or
+        // one that is translated on the way. foca answers if it is told that it is meant.
+        let mut hello = Vec::new();
+        if header.message == Message::Announce && header.dst.id == SOMEBODY {
+            codec::put_header(&mut hello, &Header { dst: self.me, ..header.clone() });
+        }
+        let bytes = if hello.is_empty() { packet.bytes } else { &hello };
         self.effects.accepted = false;
-        if let Err(error) = self.foca.handle_data(packet.bytes, &mut self.effects) {
+        if let Err(error) = self.foca.handle_data(bytes, &mut self.effects) {
             self.refuse_foca(&error);
         }
         if std::mem::take(&mut self.effects.accepted) {

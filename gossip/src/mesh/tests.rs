@@ -250,6 +250,22 @@ fn nodes_that_join_one_find_all_and_what_they_hold() {
 }
 
 #[test]
+fn a_node_is_joined_at_any_address_that_leads_to_it() {
+    let mut net = Net::empty();
+    net.start(0, 1);
+    net.start(1, 1);
+    net.input(address(1), Input::Join { address: address(99) });
+    // As a second address of the host, or a port that is mapped to it.
+    for (_, to, ..) in net.flying.values_mut().filter(|(_, to, ..)| *to == address(99)) {
+        *to = address(0);
+    }
+    net.run(ms(2_000));
+    for node in [0, 1] {
+        assert_eq!(net.alive(node), [0, 1]);
+    }
+}
+
+#[test]
 fn a_quiet_mesh_sends_only_its_probes() {
     let mut net = Net::of(20);
     net.run(ms(30_000));
