@@ -17,6 +17,8 @@ const HIDDEN_MAX: usize = 4_096;
 pub(crate) struct Hide {
     stamp: Stamp,
     at: Duration,
+    /// With which of its changes the producer had come to hold the topic; 0 if that was not known yet.
+    version: u64,
     on: bool,
 }
 
@@ -35,7 +37,8 @@ impl Catalogue {
         {
             return false;
         }
-        Arc::make_mut(&mut self.hidden).insert(key, Hide { stamp, at: now.elapsed, on: true });
+        let version = self.held_since(topic, node).unwrap_or(0);
+        Arc::make_mut(&mut self.hidden).insert(key, Hide { stamp, at: now.elapsed, version, on: true });
         self.changed += 1;
         true
     }
@@ -54,18 +57,28 @@ impl Catalogue {
         }
     }
 
-    /// Ends the hiding of a node from topics that it has lost: if it gets one again, that is a new one.
+    /// Ends the hiding of a node from topics that it has lost. If it got one again meanwhile, that is a new
+    /// one, although news of the loss may have been overtaken on its way.
     pub(super) fn unhide_lost(&mut self, owner: NodeId) {
-        if !self.hidden.iter().any(|((_, node), hide)| *node == owner && hide.on) {
-            return;
-        }
-        let Some(fact) = self.facts.get(&owner) else { return };
-        for ((topic, node), hide) in Arc::make_mut(&mut self.hidden) {
-            let handle = self.names.find(topic.as_str(), None);
-            if *node == owner && !handle.is_some_and(|handle| crate::fact::holds(&fact.items, handle)) {
+        let lost = |(topic, node): &(TopicName, NodeId), hide: &Hide| {
+            let is_new = |since| hide.version != 0 && since > hide.version;
+            *node == owner && hide.on && self.held_since(topic, owner).is_none_or(is_new)
+        };
+        let lost: Vec<_> =
+            self.hidden.iter().filter(|(key, hide)| lost(key, hide)).map(|(key, _)| key.clone()).collect();
+        for key in lost {
+            if let Some(hide) = Arc::make_mut(&mut self.hidden).get_mut(&key) {
                 hide.on = false;
+                self.changed += 1;
             }
         }
-        self.changed += 1;
+    }
+
+    /// With which of its changes a node has come to hold a topic that it holds.
+    fn held_since(&self, topic: &TopicName, owner: NodeId) -> Option<u64> {
+        let items = &self.facts.get(&owner)?.items;
+        let handle = self.names.find(topic.as_str(), None)?;
+        let place = items.binary_search_by_key(&handle, |item| item.handle).ok()?;
+        items.get(place).map(|item| item.version)
     }
 }
