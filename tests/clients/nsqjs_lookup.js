@@ -17,7 +17,7 @@ function end(code, text) {
 if (wanted > 0) setTimeout(() => end(1, `${bodies.size} of ${wanted} messages after 90 s`), 90000)
 
 const reader = new Reader(topic, channel, {
-  lookupdHTTPAddresses: [lookup], lookupdPollInterval: 1, lookupdPollJitter: 0, maxInFlight: 50,
+  lookupdHTTPAddresses: [lookup], lookupdPollInterval: 1, lookupdPollJitter: 0.01, maxInFlight: 50,
   heartbeatInterval: 1, maxBackoffDuration: 0,
 })
 // A node that was killed is an error here; the next lookup does without it.

@@ -34,7 +34,7 @@ def handle(message):
 
 nsq.Reader(
     topic, channel, message_handler=handle, lookupd_http_addresses=["http://" + lookup],
-    lookupd_poll_interval=1, lookupd_poll_jitter=0, max_in_flight=50, heartbeat_interval=1,
+    lookupd_poll_interval=1, lookupd_poll_jitter=0.01, max_in_flight=50, heartbeat_interval=1,
 )
 if wanted > 0:
     loop.call_later(90, lambda: end(1, "%d of %d messages after 90 s" % (len(bodies), wanted)))

@@ -143,6 +143,8 @@ def count():
         again = len(received) - len(set(received))
         say(f"channel {library}: {len(acknowledged)} acknowledged, {len(acknowledged & set(received))} of them "
             f"received, {len(missing)} missing, {again} came more than once")
+        if missing:
+            print(f"missing: {sorted(missing)[:20]}", file=sys.stderr)
         lost = lost or bool(missing) or not acknowledged
     if lost:
         raise Failed("an acknowledged message is missing")
@@ -163,6 +165,13 @@ def story():
     for node in nodes:
         wait_until(f"{node.name} sees three nodes", lambda: len(node.alive()) == 3)
     say(f"three nodes see each other, {time.monotonic() - started:.2f} s after the first was started")
+
+    one.post(f"/topic/create?topic={TOPIC}")
+    for library in LIBRARIES:
+        one.post(f"/channel/create?topic={TOPIC}&channel={library}")
+    for node in nodes:
+        wait_until(f"{node.name} knows both channels", lambda: node.channels(TOPIC) == set(LIBRARIES))
+    say("a topic with two channels was made on node 1; the others have it with the first message there")
 
     consumers = [start_consumer(library, "10.77.0.1:4151") for library in LIBRARIES]
     publishers = [start_publisher(number) for number in (1, 2, 3)]

@@ -87,6 +87,14 @@ class Node:
                     return None
         return None
 
+    def post(self, target):
+        connection = http.client.HTTPConnection(self.host, self.http_port, timeout=10)
+        connection.request("POST", target)
+        reply = connection.getresponse()
+        if reply.status != 200:
+            raise Failed(f"POST {target} on {self.name}: {reply.status} {reply.read().decode()}")
+        connection.close()
+
     def json(self, target):
         reply = self.get(target)
         return json.loads(reply[1]) if reply and reply[0] == 200 else None
@@ -97,6 +105,9 @@ class Node:
         if found is None:
             return None
         return {(producer["broadcast_address"], producer["tcp_port"]) for producer in found["producers"]}
+
+    def channels(self, topic):
+        return set((self.json(f"/channels?topic={topic}") or {"channels": []})["channels"])
 
     def alive(self):
         members = self.json("/mesh/members")

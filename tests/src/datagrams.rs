@@ -55,26 +55,35 @@ impl Stranger {
         assert_eq!(outcome.expect("loopback takes a datagram"), bytes.len());
     }
 
-    /// Waits for `count` datagrams and passes each on to `to`; returns them.
+    /// Stands between two nodes, of which `one` is known to be at this address by the other: passes on what
+    /// comes, until `condition` holds. Returns what came for `one`.
     #[must_use]
-    pub fn relay(&self, to: SocketAddr, count: usize) -> Vec<Vec<u8>> {
+    pub fn relay(
+        &self,
+        one: SocketAddr,
+        other: SocketAddr,
+        what: &str,
+        mut condition: impl FnMut() -> bool,
+    ) -> Vec<Vec<u8>> {
         let mut recorded = Vec::new();
-        wait::until(&format!("{count} datagrams have come"), || {
-            while let Some(datagram) = self.receive() {
-                self.send(to, &datagram);
-                recorded.push(datagram);
+        wait::until(what, || {
+            while let Some((from, datagram)) = self.receive() {
+                self.send(if from == one { other } else { one }, &datagram);
+                if from != one {
+                    recorded.push(datagram);
+                }
             }
-            recorded.len() >= count
+            condition()
         });
         recorded
     }
 
     /// The next datagram that has come already.
-    fn receive(&self) -> Option<Vec<u8>> {
+    fn receive(&self) -> Option<(SocketAddr, Vec<u8>)> {
         let mut buffer = vec![0; DATAGRAM_MAX];
-        let (len, _) = self.socket.recv_from(&mut buffer).ok()?;
+        let (len, from) = self.socket.recv_from(&mut buffer).ok()?;
         buffer.truncate(len);
-        Some(buffer)
+        Some((from, buffer))
     }
 }
 

@@ -188,11 +188,10 @@ fn recorded_packets_are_of_no_use() {
     let a = Options::new().secret(&secret).start();
     let wire = Stranger::new();
     let b = Options::new().secret(&secret).join_address(wire.address()).start();
-    let recorded = wire.relay(a.gossip_address(), 1);
     let both = BTreeSet::from([a.id(), b.id()]);
-    for node in [&a, &b] {
-        wait::until("the nodes meet through the relay", || node.alive() == both);
-    }
+    let what = "the nodes meet through the relay";
+    let recorded =
+        wire.relay(a.gossip_address(), b.gossip_address(), what, || a.alive() == both && b.alive() == both);
     let hello = &recorded[0];
     let attacker = Stranger::new();
     let send = |node: &Node, packet: &[u8], reason: &str| {
