@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use foca::{Incarnation, Member, Message, Notification, State, Timer};
+use foca::{Identity as _, Incarnation, Member, Message, Notification, State, Timer};
 
 use super::{Due, Mesh};
 use crate::{
@@ -146,6 +146,9 @@ impl Mesh {
             if self.roster.is_active(&header.src) {
                 self.apply_updates(now, packet.updates, true);
             }
+        } else if matches!(header.message, Message::Ping(_)) && self.me.win_addr_conflict(&header.dst) {
+            // He probes an earlier life, and would find it dead.
+            self.hello(now, header.src);
         }
         self.hear_all(now, sender, items);
     }
