@@ -115,6 +115,9 @@ impl Mesh {
     }
 
     pub(super) fn exchange_now(&mut self, now: Now) {
+        if self.left {
+            return;
+        }
         if self.exchange.busy.is_some_and(|since| now.elapsed < since + LOST) {
             self.timers.set(Due::Exchange, now.elapsed + APART);
             return;
@@ -232,6 +235,9 @@ impl Mesh {
         }
         let barren = bytes.is_none() || self.exchange.brought == 0;
         self.exchange.barren = if barren { (self.exchange.barren + 1).min(8) } else { 0 };
+        if self.left {
+            return;
+        }
         if self.exchange.behind || self.exchange.wanted.is_some() || self.catalogue.misses(self.live()) {
             let apart = (APART * (1 << self.exchange.barren)).min(APART_MAX);
             let apart = apart.mul_f64(self.rng.random_range(0.8..1.2));

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use foca::{Header, Incarnation, Member, Message, Notification, State, Timer};
+use foca::{Header, Identity as _, Incarnation, Member, Message, Notification, State, Timer};
 
 use super::{Due, Mesh, join::SOMEBODY};
 use crate::{
@@ -153,6 +153,9 @@ impl Mesh {
             if self.roster.is_active(&header.src) {
                 self.apply_updates(now, packet.updates, true);
             }
+        } else if matches!(header.message, Message::Ping(_)) && self.me.win_addr_conflict(&header.dst) {
+            // He probes an earlier life, and would find it dead.
+            self.hello(now, header.src);
         }
         self.hear_all(now, sender, items);
     }

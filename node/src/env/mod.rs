@@ -8,6 +8,7 @@
 //! randomness or starts a thread. The lints of the workspace and a test hold this.
 
 mod buffer;
+mod quic;
 pub mod real;
 
 use std::{
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::buffer::{ALIGNMENT, AlignedBuf};
+pub(crate) use self::quic::QuicRuntime;
 
 /// A boxed future that may move between threads: what an object-safe async method returns.
 pub type BoxFut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -277,7 +277,8 @@ async fn bind(config: &Config, env: &Env) -> Result<Option<Bound>, MeshError> {
     let mesh = &config.mesh;
     let Some(wanted) = mesh.gossip_address else { return Ok(None) };
     let protected = mesh.secret.is_some() || keys::are_saved(env, &config.data_path).await;
-    if !protected && !(wanted.ip().is_loopback() && mesh.mesh_address.ip().is_loopback()) {
+    let local = wanted.ip().is_loopback() && mesh.mesh_address.ip().is_loopback();
+    if !protected && !local {
         return Err(MeshError::Unprotected { address: wanted });
     }
     let (gossip, gossip_port) = bind_one(env, "gossip-address", wanted).await?;
@@ -352,11 +353,6 @@ impl MeshHandle {
     /// What the mesh looks like, as far as this node knows.
     pub(crate) fn view(&self) -> Arc<View> {
         self.core.view()
-    }
-
-    /// Views as they come.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<View>> {
-        self.core.view.subscribe()
     }
 
     /// This node.

@@ -26,8 +26,8 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint,
-    EndpointConfig, RecvStream, Runtime, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint,
+    EndpointConfig, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use super::tls;
-use crate::env::{Entropy, Env, Spawn, WallClock};
+use crate::env::{Entropy, Env, QuicRuntime, WallClock};
 
 /// A connection that nothing used for this long is closed; opening it again costs a handshake.
 const IDLE: Duration = Duration::from_secs(10 * 60);
@@ -111,7 +111,7 @@ impl Pool {
         config.rng_seed(Some(seeded(&env.entropy)));
         let shared = Arc::clone(&ids);
         config.cid_generator(move || Box::new(SeededIds(Arc::clone(&shared))));
-        let runtime = Arc::new(EnvRuntime(Arc::clone(&env.background)));
+        let runtime = Arc::new(QuicRuntime::new(Arc::clone(&env.background)));
         let server = prepare_server(server, env, &seeded(&env.entropy));
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
         let dial = Mutex::new(prepare_client(client, &ids));
@@ -257,7 +257,7 @@ impl Pool {
         loop {
             let next = select! {
                 biased;
-                incoming = self.endpoint.accept() => incoming.map(Next::Incoming),
+                incoming = self.endpoint.accept() => incoming.map(Box::new).map(Next::Incoming),
                 // The sender is the pool's own.
                 Some(dialled) = dialled.recv() => Some(Next::Dialled(dialled)),
             };
@@ -411,7 +411,7 @@ impl PeerStream {
 
 /// What the accepting task does next.
 enum Next {
-    Incoming(quinn::Incoming),
+    Incoming(Box<quinn::Incoming>),
     Dialled(Dialled),
 }
 
@@ -468,28 +468,6 @@ impl ConnectionIdGenerator for SeededIds {
 
     fn cid_lifetime(&self) -> Option<Duration> {
         None
-    }
-}
-
-/// quinn's tasks and timers in the node's world.
-#[derive(Debug)]
-struct EnvRuntime(Arc<dyn Spawn>);
-
-impl Runtime for EnvRuntime {
-    fn new_timer(&self, at: std::time::Instant) -> std::pin::Pin<Box<dyn AsyncTimer>> {
-        TokioRuntime.new_timer(at)
-    }
-
-    fn spawn(&self, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(task);
-    }
-
-    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Err(io::Error::other("sockets come from the environment"))
-    }
-
-    fn now(&self) -> std::time::Instant {
-        tokio::time::Instant::now().into_std()
     }
 }
 
