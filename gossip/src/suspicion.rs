@@ -26,8 +26,7 @@ pub(crate) struct Case {
 impl Case {
     /// How long the suspicion has to last from [`mine`](Self::mine) on, in a mesh of `nodes`.
     pub(crate) fn lasts(&self, nodes: usize, min: Duration, max: Duration) -> Duration {
-        // Neither the suspect nor this node itself can confirm.
-        let wanted = CONFIRMATIONS.min(nodes.saturating_sub(2));
+        let wanted = wanted(nodes);
         let have = self.accusers.len().min(wanted);
         if wanted == 0 {
             return min;
@@ -35,6 +34,17 @@ impl Case {
         let part = (have as f64 + 1.0).ln() / (wanted as f64 + 1.0).ln();
         max.saturating_sub(max.saturating_sub(min).mul_f64(part))
     }
+
+    /// Whether as many others as can count say the same, and at least one.
+    pub(crate) fn is_confirmed(&self, nodes: usize) -> bool {
+        self.accusers.len() >= wanted(nodes).max(1)
+    }
+}
+
+/// How many others have to accuse for a suspicion to be as short as it gets.
+fn wanted(nodes: usize) -> usize {
+    // Neither the suspect nor this node itself can confirm.
+    CONFIRMATIONS.min(nodes.saturating_sub(2))
 }
 
 /// All suspicions, at most one for each member.

@@ -7,7 +7,7 @@ use super::{
     news::{TOO_MANY_NAMES, check_about, check_name},
 };
 use crate::{
-    Digest, NodeId, Now, Payload,
+    About, Digest, NodeId, Now, Payload,
     digest::{FactDigest, NameText, Record, Writer},
     fact::{Fact, ITEMS_MAX, Segment, VERSION_MAX},
     names::{BUCKETS, Handle, Mark, Names},
@@ -85,7 +85,8 @@ impl Catalogue {
                 Some(record) => self.merge_record(now, record, &mut reader, &mut merged),
                 None => {
                     // It may have been one that brings a name.
-                    reader.mentioned.push(None);
+                    reader.mentioned.push(Err("a name that was refused"));
+                    reader.cut();
                     merged.refuse("a malformed record");
                 }
             }
@@ -108,24 +109,31 @@ impl Catalogue {
             Record::Fact { owner, generation, base, all, floor, full } => {
                 let segment = Segment { base, all, floor, full, ..Segment::default() };
                 reader.fact = Some((owner, generation, segment));
+                (reader.cut, reader.latest) = (None, base);
                 Ok(())
             }
-            Record::About { version, about } => check_about(&about).map(|()| {
-                if let Some((_, _, segment)) = &mut reader.fact {
-                    segment.about = Some((version, about));
-                }
-            }),
+            Record::About { version, about } => check_about(&about).map(|()| reader.about(version, about)),
             Record::Held { name, version } => reader.change(name, version, true, &mut self.names),
             Record::Gone { name, version } => reader.change(name, version, false, &mut self.names),
             Record::End { upto } => match reader.fact.take() {
-                Some((owner, generation, segment)) => {
-                    self.merge_fact(owner, generation, Segment { upto, ..segment }, merged)
+                Some((owner, generation, mut segment)) => {
+                    segment.upto = upto.min(reader.cut.take().unwrap_or(upto));
+                    // What was cut off at its first change says nothing.
+                    if segment.upto <= segment.base {
+                        Ok(())
+                    } else {
+                        self.merge_fact(owner, generation, segment, merged)
+                    }
                 }
                 None => Err("an end without a beginning"),
             },
         };
         if let Err(why) = result {
             self.left_out += u64::from(why == TOO_MANY_NAMES);
+            // What there is no room for is never there. Anything else somebody else may say rightly.
+            if why != TOO_MANY_NAMES && why != crate::fact::TOO_MANY_ITEMS {
+                reader.cut();
+            }
             merged.refuse(why);
         }
     }
@@ -214,8 +222,13 @@ impl Catalogue {
 struct Reader {
     /// The names in the order in which they were mentioned first. Each is used once until the end, so that it
     /// is not thrown away before.
-    mentioned: Vec<Option<Handle>>,
+    mentioned: Vec<Result<Handle, &'static str>>,
     fact: Option<(NodeId, u64, Segment)>,
+    /// The last change of the fact that could be read.
+    latest: u64,
+    /// Up to which change the fact can be taken over, if what follows could not be read: changes come in
+    /// their order, and one that was skipped would be missing for ever.
+    cut: Option<u64>,
 }
 
 impl Reader {
@@ -224,12 +237,11 @@ impl Reader {
             NameText::New(topic, channel) => {
                 let valid = check_name(topic, channel);
                 let handle = valid.and_then(|()| names.intern(topic, channel).ok_or(TOO_MANY_NAMES));
-                self.mentioned.push(handle.ok());
+                self.mentioned.push(handle);
                 handle
             }
             NameText::Again(place) => match self.mentioned.get(place as usize) {
-                Some(Some(handle)) => Ok(*handle),
-                Some(None) => Err("a name that was refused"),
+                Some(handle) => *handle,
                 None => Err("a name that was not mentioned"),
             },
         }
@@ -244,12 +256,28 @@ impl Reader {
     ) -> Result<(), &'static str> {
         let handle = self.name(text, names)?;
         let (_, _, segment) = self.fact.as_mut().ok_or("a change of no fact")?;
+        if self.cut.is_some() {
+            return Ok(());
+        }
         // As many as a node may hold, and as many as it may remember to have lost.
         if segment.changes.len() >= 2 * ITEMS_MAX {
             return Err(crate::fact::TOO_MANY_ITEMS);
         }
         segment.changes.push((handle, version, held));
+        self.latest = version;
         Ok(())
+    }
+
+    fn about(&mut self, version: u64, about: About) {
+        if let Some((_, _, segment)) = self.fact.as_mut().filter(|_| self.cut.is_none()) {
+            segment.about = Some((version, about));
+            self.latest = version;
+        }
+    }
+
+    /// From here on the fact cannot be taken over.
+    fn cut(&mut self) {
+        self.cut.get_or_insert(self.latest);
     }
 }
 

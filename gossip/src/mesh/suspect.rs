@@ -230,8 +230,9 @@ impl Mesh {
         let (min, max) = (self.pace.suspicion_min(nodes), self.pace.suspicion_max(nodes));
         let Some(case) = self.cases.of(address) else { return };
         let Some(since) = case.mine else { return };
-        // A little ill health is no reason: every failed probe leaves one in it.
-        let doubt = 1 + self.health.score().saturating_sub(2);
+        // A little ill health is no reason: every failed probe leaves one in it. And what others find too is
+        // not this node's own fault.
+        let doubt = if case.is_confirmed(nodes) { 1 } else { 1 + self.health.score().saturating_sub(2) };
         self.timers.set(Due::Verdict(address), since + case.lasts(nodes, min, max) * doubt);
     }
 
@@ -264,9 +265,14 @@ impl Mesh {
         self.looks.remove(&address);
         self.timers.cancel(&Due::Look(address));
         self.timers.cancel(&Due::Verdict(address));
-        if refuted && case.is_some_and(|case| case.mine.is_some()) {
-            self.tally.refuted_suspicions += 1;
-            self.health.worsen();
+        match (refuted, case.is_some_and(|case| case.mine.is_some())) {
+            (true, true) => {
+                self.tally.refuted_suspicions += 1;
+                self.health.worsen();
+            }
+            // He is dead: that he did not answer says nothing about this node.
+            (false, true) => self.health.improve(),
+            _ => {}
         }
     }
 
