@@ -26,8 +26,8 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint,
-    EndpointConfig, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -272,7 +272,7 @@ impl Pool {
                         incoming.refuse();
                         continue;
                     }
-                    self.env.background.spawn(Box::pin(pool.serve_incoming(incoming, serve)));
+                    self.env.background.spawn(Box::pin(pool.serve_incoming(*incoming, serve)));
                 }
             }
         }
