@@ -4,12 +4,12 @@ use std::process::Command;
 
 use bruit_sim::{
     run::run,
-    scenario::{SCENARIOS, Scenario, regressions::REGRESSIONS},
+    scenario::{MESH_SCENARIOS, SCENARIOS, Scenario, regressions::REGRESSIONS},
 };
 
 #[test]
 fn a_seed_is_the_same_run_twice_in_one_process() {
-    for (seed, scenario) in (1..).zip(SCENARIOS) {
+    for (seed, scenario) in (1..).zip(SCENARIOS.into_iter().chain(MESH_SCENARIOS)) {
         let once = || {
             let verdict = run(seed, &scenario, false);
             (verdict.trace_hash, verdict.events, verdict.tally)
@@ -31,6 +31,18 @@ fn a_seed_is_the_same_run_in_two_processes() {
     assert_eq!(first.len(), second.len());
     assert!(first.lines().count() > 1_000);
     assert_ne!(first, run("8"));
+}
+
+#[test]
+fn a_mesh_is_the_same_run_in_two_processes() {
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bruit-sim"));
+        let output = command.args(["run", "--seed", "3", "--scenario", "mesh-all"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = run();
+    assert!(first.contains("seed 3 mesh-all: ok"), "{first}");
+    assert_eq!(first, run());
 }
 
 #[test]

@@ -104,6 +104,12 @@ impl Mesh {
             }
         }
         self.answered(now, who.gossip);
+        // foca's probe does not tell him that he is suspected, and an ack refutes nothing: a suspicion whose
+        // news he never got would last for ever.
+        let entry = self.roster.at(who.gossip).copied();
+        if let Some(suspect) = entry.filter(|entry| entry.state == State::Suspect) {
+            self.look_at(now, &suspect.peer);
+        }
     }
 
     /// Asks somebody outside of foca's probes.

@@ -105,53 +105,22 @@ pub(crate) fn run(
         everybody.await;
         Ok(())
     });
-    let mut wrong = Vec::new();
-    loop {
-        clock.set(sim.elapsed());
-        for site in &mut sites {
-            site.nemesis.act(&mut sim);
-        }
-        cables.act(&sim, clock.now());
-        let mut staying = sites.iter().zip(0..).filter(|(_, at)| !plan.is_gone(*at));
-        if cables.are_mended() && staying.all(|(site, _)| site.nemesis.healed().is_open()) {
-            healed.open();
-        }
-        let stepped = sim.step();
-        wrong.extend(watch.take().into_iter().map(|panic| Finding::new("I16", panic)));
-        match stepped {
-            Err(error) => wrong.push(Finding::new("I16", format!("the simulation stopped: {error}"))),
-            Ok(true) => break,
-            Ok(false) => {}
-        }
-        for (site, _) in sites.iter().zip(0..).filter(|(_, at)| !plan.is_gone(*at)) {
-            if site.nemesis.despairs() {
-                wrong.push(Finding::new(
-                    "I24",
-                    format!("{} does not come up although nothing hinders it", site.name),
-                ));
-            }
-        }
-        if sim.elapsed() > LONGEST {
-            wrong.push(Finding::new("I24", format!("the run did not end within {LONGEST:?}")));
-        }
-        if !wrong.is_empty() {
-            break;
-        }
-    }
+    let mut wrong = step_to_the_end(&mut sim, &clock, &plan, (&mut sites, &mut cables), &healed, &watch);
     drop(sim);
     wrong.extend(watch.take().into_iter().map(|panic| Finding::new("I16", panic)));
     wrong.append(&mut findings.lock());
-    let mut sum = Tally::default();
-    for (site, _) in sites.iter().zip(0..).filter(|(_, at)| plan.is_member(*at)) {
+    let (mut sum, mut wear) = (Tally::default(), Wear::default());
+    for (site, at) in sites.iter().zip(0..) {
+        wear.add(site.disk.wear());
         let records = site.victim.recorder.take();
+        if !plan.is_busy(at) {
+            continue;
+        }
         sum.add(tally(&records));
         let found = check(&shape, &records).into_iter();
-        wrong.extend(
-            found.map(|finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding }),
-        );
+        let named = |finding: Finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding };
+        wrong.extend(found.map(named));
     }
-    let mut wear = Wear::default();
-    sites.iter().for_each(|site| wear.add(site.disk.wear()));
     let trace = recorder.trace();
     Verdict {
         seed,
@@ -162,6 +131,44 @@ pub(crate) fn run(
         took: clock.now(),
         tally: sum,
         wear,
+    }
+}
+
+fn step_to_the_end(
+    sim: &mut turmoil::Sim<'_>,
+    clock: &SimClock,
+    plan: &MeshPlan,
+    (sites, cables): (&mut [Site], &mut Cables),
+    healed: &Gate,
+    watch: &PanicWatch,
+) -> Vec<Finding> {
+    loop {
+        clock.set(sim.elapsed());
+        for site in &mut *sites {
+            site.nemesis.act(sim);
+        }
+        cables.act(sim, clock.now());
+        let staying = || sites.iter().zip(0..).filter(|(_, at)| !plan.is_gone(*at)).map(|(site, _)| site);
+        if cables.are_mended() && staying().all(|site| site.nemesis.healed().is_open()) {
+            healed.open();
+        }
+        let stepped = sim.step();
+        let mut wrong: Vec<_> = watch.take().into_iter().map(|panic| Finding::new("I16", panic)).collect();
+        if let Some(site) = staying().find(|site| site.nemesis.despairs()) {
+            let text = format!("{} does not come up although nothing hinders it", site.name);
+            wrong.push(Finding::new("I24", text));
+        }
+        if sim.elapsed() > LONGEST {
+            wrong.push(Finding::new("I24", format!("the run did not end within {LONGEST:?}")));
+        }
+        match stepped {
+            Err(error) => wrong.push(Finding::new("I16", format!("the simulation stopped: {error}"))),
+            Ok(true) => return wrong,
+            Ok(false) => {}
+        }
+        if !wrong.is_empty() {
+            return wrong;
+        }
     }
 }
 

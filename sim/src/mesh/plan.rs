@@ -273,3 +273,27 @@ pub(crate) fn all(plan: &mut MeshPlan, dice: &mut Dice) {
         parts[part](plan, dice);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_in_order_the_same_for_the_same_dice_and_about_nodes_that_exist() {
+        for draw in [calm, join, crash, power, stop, split, one_way, weather, clock, stranger, gone, all] {
+            for seed in 0..50 {
+                let plan = MeshPlan::new(&mut Dice::new(seed), draw);
+                assert_eq!(plan, MeshPlan::new(&mut Dice::new(seed), draw));
+                assert!((3..=10).contains(&plan.nodes));
+                assert!(plan.cables.is_sorted_by_key(|(at, _)| *at));
+                assert!(plan.actions.iter().all(|actions| actions.is_sorted_by_key(|(at, _)| *at)));
+                assert_eq!((plan.actions.len(), plan.starts.len()), (plan.nodes, plan.nodes));
+                for (_, cable) in &plan.cables {
+                    if let Cable::Split(part) = cable {
+                        assert!(!part.is_empty() && part.len() < plan.nodes, "{part:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 3] = [
+pub const REGRESSIONS: [Regression; 5] = [
     Regression {
         was: "a sync that failed while a segment was sealed refused publishes for ever",
         scenario: "fsync",
@@ -27,5 +27,15 @@ pub const REGRESSIONS: [Regression; 3] = [
         was: "a late FIN that finished the next delivery was taken for one that the node had ignored",
         scenario: "calm",
         seed: 490,
+    },
+    Regression {
+        was: "a member whose suspicion outlived a partition was suspected for ever, as it never heard of it",
+        scenario: "mesh-split",
+        seed: 5,
+    },
+    Regression {
+        was: "the same after packets had got through in one direction only",
+        scenario: "mesh-oneway",
+        seed: 1079,
     },
 ];
