@@ -66,6 +66,8 @@ pub(crate) struct Fact {
 pub(crate) struct Segment {
     pub(crate) base: u64,
     pub(crate) upto: u64,
+    /// Up to which of them nothing is missing.
+    pub(crate) sure: u64,
     /// How far the sender knows the fact.
     pub(crate) all: u64,
     pub(crate) floor: u64,
@@ -176,7 +178,8 @@ impl Fact {
                 self.floor = self.floor.max(segment.floor);
             }
         }
-        self.contiguous = if segment.full { segment.upto } else { self.contiguous.max(segment.upto) };
+        let sure = segment.sure.min(segment.upto);
+        self.contiguous = if segment.full { sure } else { self.contiguous.max(sure) };
         self.head = self.head.max(segment.all);
         self.advance(self.contiguous);
         self.trim(names);

@@ -133,6 +133,8 @@ mod tests {
         assert!(!cases.accuse(secs(6), peer(1), 0));
         let lasts = |cases: &Cases, nodes| cases.of(peer(1).gossip).unwrap().lasts(nodes, secs(1), secs(6));
         assert_eq!((lasts(&cases, 2), lasts(&cases, 3)), (secs(1), secs(6)));
+        let confirmed = |cases: &Cases, nodes| cases.of(peer(1).gossip).unwrap().is_confirmed(nodes);
+        assert!(!confirmed(&cases, 2) && !confirmed(&cases, 100));
         let mut before = lasts(&cases, 100);
         for accuser in 2..5 {
             assert!(cases.hear(peer(1), 0, Some(NodeId::new(accuser))));
@@ -141,6 +143,7 @@ mod tests {
             before = lasts(&cases, 100);
         }
         assert_eq!(before, secs(1));
+        assert!(confirmed(&cases, 2) && confirmed(&cases, 100));
         assert!(!cases.hear(peer(1), 0, Some(NodeId::new(9))), "enough is enough");
         assert_eq!(cases.of(peer(1).gossip).unwrap().mine, Some(secs(5)));
     }

@@ -116,14 +116,9 @@ impl Catalogue {
             Record::Held { name, version } => reader.change(name, version, true, &mut self.names),
             Record::Gone { name, version } => reader.change(name, version, false, &mut self.names),
             Record::End { upto } => match reader.fact.take() {
-                Some((owner, generation, mut segment)) => {
-                    segment.upto = upto.min(reader.cut.take().unwrap_or(upto));
-                    // What was cut off at its first change says nothing.
-                    if segment.upto <= segment.base {
-                        Ok(())
-                    } else {
-                        self.merge_fact(owner, generation, segment, merged)
-                    }
+                Some((owner, generation, segment)) => {
+                    let sure = reader.cut.take().unwrap_or(upto);
+                    self.merge_fact(owner, generation, Segment { upto, sure, ..segment }, merged)
                 }
                 None => Err("an end without a beginning"),
             },
@@ -156,6 +151,8 @@ impl Catalogue {
         segment.changes.retain(|&(_, version, _)| is_within(version));
         segment.about = segment.about.filter(|&(version, _)| is_within(version));
         if segment.changes.len() < count {
+            // What it should have been is not known.
+            segment.sure = base;
             merged.refuse("a change with an impossible number");
         }
         if self.fact_mut(owner, generation, segment.all)?.is_none() {
@@ -226,8 +223,8 @@ struct Reader {
     fact: Option<(NodeId, u64, Segment)>,
     /// The last change of the fact that could be read.
     latest: u64,
-    /// Up to which change the fact can be taken over, if what follows could not be read: changes come in
-    /// their order, and one that was skipped would be missing for ever.
+    /// Up to which change the fact is known for sure, if something after it could not be read: changes come
+    /// in their order, and one that was skipped would be missing for ever.
     cut: Option<u64>,
 }
 
@@ -256,9 +253,6 @@ impl Reader {
     ) -> Result<(), &'static str> {
         let handle = self.name(text, names)?;
         let (_, _, segment) = self.fact.as_mut().ok_or("a change of no fact")?;
-        if self.cut.is_some() {
-            return Ok(());
-        }
         // As many as a node may hold, and as many as it may remember to have lost.
         if segment.changes.len() >= 2 * ITEMS_MAX {
             return Err(crate::fact::TOO_MANY_ITEMS);
@@ -269,13 +263,13 @@ impl Reader {
     }
 
     fn about(&mut self, version: u64, about: About) {
-        if let Some((_, _, segment)) = self.fact.as_mut().filter(|_| self.cut.is_none()) {
+        if let Some((_, _, segment)) = &mut self.fact {
             segment.about = Some((version, about));
             self.latest = version;
         }
     }
 
-    /// From here on the fact cannot be taken over.
+    /// Something could not be read: the fact is not known beyond what came before it.
     fn cut(&mut self) {
         self.cut.get_or_insert(self.latest);
     }

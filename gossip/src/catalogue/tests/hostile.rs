@@ -67,6 +67,30 @@ fn one_bad_record_spoils_no_other() {
 }
 
 #[test]
+fn what_one_peer_garbles_another_one_can_still_tell() {
+    let mut node = Node::new(1);
+    let rows = |second| {
+        payload(&[fact(3), held("first", 1), held(second, 2), held("third", 3), Record::End { upto: 3 }])
+    };
+    let delta = Record::Fact { owner: OTHER, generation: 1, base: 1, all: 3, floor: 0, full: false };
+    let topics = |node: &Node| {
+        let other = Member { peer: Peer { id: OTHER, ..node.member().peer }, ..node.member() };
+        node.catalogue.view(vec![other]).holdings(OTHER).len()
+    };
+    node.catalogue.merge(now(0), NodeId::new(8), &rows("not valid"));
+    assert_eq!(topics(&node), 2);
+    assert_eq!(node.catalogue.digest().knows(OTHER), Some((1, 1)), "the second change is still to come");
+    assert!(node.catalogue.misses([(OTHER, 1)].into_iter()));
+    let garbled = payload(&[delta.clone(), held("second", 9), held("third", 3), Record::End { upto: 3 }]);
+    node.catalogue.merge(now(0), NodeId::new(8), &garbled);
+    assert_eq!(node.catalogue.digest().knows(OTHER), Some((1, 1)), "a number that cannot be is none");
+    let good = payload(&[delta, held("second", 2), held("third", 3), Record::End { upto: 3 }]);
+    node.catalogue.merge(now(0), OTHER, &good);
+    assert_eq!((topics(&node), node.catalogue.digest().knows(OTHER)), (3, Some((1, 3))));
+    assert!(!node.catalogue.misses([(OTHER, 1)].into_iter()));
+}
+
+#[test]
 fn nobody_speaks_for_another_node_about_what_it_has_not_done() {
     let mut node = Node::new(1);
     let mine = |all, upto| {

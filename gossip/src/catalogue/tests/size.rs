@@ -16,7 +16,8 @@ fn a_thousand_nodes_with_a_thousand_topics_take_17_megabytes() {
     for owner in 0..1_000 {
         let changes = names.iter().zip(2..).map(|(handle, version)| (*handle, version, true)).collect();
         let about = Some((1, about(owner)));
-        let segment = Segment { base: 0, upto: 1_001, all: 1_001, floor: 0, full: true, about, changes };
+        let segment =
+            Segment { base: 0, upto: 1_001, sure: 1_001, all: 1_001, floor: 0, full: true, about, changes };
         let mut merged = Merged::default();
         reader.catalogue.merge_fact(NodeId::new(owner), 1, segment, &mut merged).unwrap();
     }
