@@ -28,8 +28,10 @@ impl Cables {
         if self.mended {
             return;
         }
-        while let Some((_, cable)) = self.plan.pop_front_if(|(at, _)| *at <= now) {
-            self.perform(sim, cable);
+        while self.plan.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, cable)) = self.plan.pop_front() {
+                self.perform(sim, cable);
+            }
         }
         if now >= self.ends_at {
             self.plan.clear();

@@ -71,7 +71,6 @@ pub struct Errands {
 enum Done {
     TopicDeleted(String),
     ChannelDeleted(String, String),
-    Known(String, BTreeSet<String>),
     /// Messages that every channel of a topic owes, on this node.
     Owed {
         topic: String,
@@ -117,8 +116,10 @@ impl Errands {
                 Ok(Ok(Done::ChannelDeleted(topic, channel))) => {
                     truth.deleted_channels.insert((topic, channel));
                 }
-                Ok(Ok(Done::Known(topic, channels))) => drop(truth.known.insert(topic, channels)),
-                Ok(Ok(Done::Owed { topic, node, keys })) => owed.push((topic, node, keys)),
+                Ok(Ok(Done::Owed { topic, node, keys })) => {
+                    truth.known.insert(topic.clone(), FRESH.map(str::to_owned).into());
+                    owed.push((topic, node, keys));
+                }
                 Ok(Ok(Done::Nothing)) => {}
                 Ok(Err(finding)) => self.findings.lock().push(finding),
                 // A panic is a finding already.

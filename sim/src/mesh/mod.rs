@@ -98,7 +98,7 @@ pub(crate) fn run(
     let mut sites = raise(&mut sim, &dice, &plan, &shape, (&ether, &recorder), software);
     let addresses: Vec<IpAddr> = sites.iter().map(|site| site.victim.address).collect();
     let healed = Gate::default();
-    let mut cables = Cables::new(ether, addresses.clone(), &plan);
+    let mut cables = Cables::new(ether, addresses, &plan);
     let findings = Arc::new(Mutex::new(Vec::new()));
     let everybody = clients(&sites, &plan, &shape, &dice, &healed, &findings, &recorder);
     sim.client(CLIENTS, async move {
@@ -118,7 +118,8 @@ pub(crate) fn run(
         }
         sum.add(tally(&records));
         let found = check(&shape, &records).into_iter();
-        let named = |finding: Finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding };
+        let named =
+            |finding: Finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding };
         wrong.extend(found.map(named));
     }
     let trace = recorder.trace();
@@ -260,8 +261,7 @@ fn clients(
     findings: &Arc<Mutex<Vec<Finding>>>,
     recorder: &Recorder,
 ) -> impl Future<Output = ()> + 'static {
-    let busy: Vec<_> =
-        sites.iter().zip(0..).filter(|(_, at)| plan.is_busy(*at)).map(|(site, at)| (site, at)).collect();
+    let busy: Vec<_> = sites.iter().zip(0..).filter(|(_, at)| plan.is_busy(*at)).collect();
     let hosts: Arc<[String]> = busy.iter().map(|(site, _)| site.name.clone()).collect();
     let workloads: Vec<_> = busy
         .iter()
