@@ -193,8 +193,9 @@ impl Catalogue {
     pub fn tombstone(&mut self, now: Now, topic: &TopicName, node: NodeId) {
         self.tick(now);
         let stamp = self.clock.next(now.wall_ms);
-        if self.hide(now, topic, node, stamp) {
-            self.outbox.push_hide(topic, node, stamp);
+        let version = self.held_since(topic, node).unwrap_or(0);
+        if self.hide(now, topic, node, stamp, version) {
+            self.outbox.push_hide(topic, node, stamp, version);
         }
     }
 

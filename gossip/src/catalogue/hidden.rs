@@ -29,7 +29,16 @@ impl Hide {
 }
 
 impl Catalogue {
-    pub(super) fn hide(&mut self, now: Now, topic: &TopicName, node: NodeId, stamp: Stamp) -> bool {
+    /// Hides a producer that has come to hold the topic with this change. One that has got the topic anew
+    /// since then is not the one that was meant. Returns whether this is news.
+    pub(super) fn hide(
+        &mut self,
+        now: Now,
+        topic: &TopicName,
+        node: NodeId,
+        stamp: Stamp,
+        version: u64,
+    ) -> bool {
         let key = (topic.clone(), node);
         let known = self.hidden.get(&key);
         if known.is_some_and(|hide| hide.stamp >= stamp)
@@ -37,8 +46,10 @@ impl Catalogue {
         {
             return false;
         }
-        let version = self.held_since(topic, node).unwrap_or(0);
-        Arc::make_mut(&mut self.hidden).insert(key, Hide { stamp, at: now.elapsed, version, on: true });
+        let since = self.held_since(topic, node).unwrap_or(0);
+        let version = if version == 0 { since } else { version };
+        let hide = Hide { stamp, at: now.elapsed, version, on: since <= version };
+        Arc::make_mut(&mut self.hidden).insert(key, hide);
         self.changed += 1;
         true
     }
@@ -75,7 +86,7 @@ impl Catalogue {
     }
 
     /// With which of its changes a node has come to hold a topic that it holds.
-    fn held_since(&self, topic: &TopicName, owner: NodeId) -> Option<u64> {
+    pub(super) fn held_since(&self, topic: &TopicName, owner: NodeId) -> Option<u64> {
         let items = &self.facts.get(&owner)?.items;
         let handle = self.names.find(topic.as_str(), None)?;
         let place = items.binary_search_by_key(&handle, |item| item.handle).ok()?;

@@ -57,8 +57,8 @@ enum News<'a> {
     Head { owner: NodeId, generation: u64, version: u64 },
     /// When a name was made and deleted.
     Mark { topic: &'a str, channel: Option<&'a str>, made: Stamp, gone: Stamp },
-    /// A user hid a producer.
-    Hide { topic: &'a str, node: NodeId, stamp: Stamp },
+    /// A user hid a producer, which had come to hold the topic with this change; 0 if nobody knew.
+    Hide { topic: &'a str, node: NodeId, stamp: Stamp, version: u64 },
 }
 
 impl News<'_> {
@@ -112,8 +112,8 @@ impl Outbox {
         self.push(&News::Mark { topic, channel, made: mark.made, gone: mark.gone });
     }
 
-    pub(super) fn push_hide(&mut self, topic: &TopicName, node: NodeId, stamp: Stamp) {
-        self.push(&News::Hide { topic: topic.as_str(), node, stamp });
+    pub(super) fn push_hide(&mut self, topic: &TopicName, node: NodeId, stamp: Stamp, version: u64) {
+        self.push(&News::Hide { topic: topic.as_str(), node, stamp, version });
     }
 
     pub(super) fn take(
@@ -199,11 +199,11 @@ impl Catalogue {
                 self.names.release(handle);
                 Ok(if is_news { Taken::New } else { Taken::Known })
             }
-            News::Hide { topic, node, stamp } => {
+            News::Hide { topic, node, stamp, version } => {
                 let topic = TopicName::new(topic).map_err(|_| INVALID_NAME)?;
                 self.check_mark(now, Mark { made: stamp, gone: Stamp::NEVER })?;
                 self.clock.observe(stamp);
-                Ok(if self.hide(now, &topic, node, stamp) { Taken::New } else { Taken::Known })
+                Ok(if self.hide(now, &topic, node, stamp, version) { Taken::New } else { Taken::Known })
             }
         }
     }

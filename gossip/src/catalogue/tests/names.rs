@@ -253,6 +253,14 @@ fn a_hidden_producer_comes_back_in_time_or_with_a_new_topic() {
     nodes[0].make(now(50_007), &name("t"));
     meet(50_008, &mut nodes);
     assert_eq!(is_hidden(&nodes), [false; 2]);
+
+    // Somebody who has not heard of the new topic hides the old one.
+    nodes[0].lose(now(50_009), &name("t"));
+    nodes[0].make(now(50_010), &name("t"));
+    hide(&mut nodes, 50_011);
+    assert_eq!(is_hidden(&nodes), [false, true]);
+    meet(50_012, &mut nodes);
+    assert_eq!(is_hidden(&nodes), [false; 2]);
 }
 
 #[test]
