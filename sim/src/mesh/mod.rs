@@ -118,7 +118,8 @@ pub(crate) fn run(
         }
         sum.add(tally(&records));
         let found = check(&shape, &records).into_iter();
-        let named = |finding: Finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding };
+        let named =
+            |finding: Finding| Finding { text: format!("{}: {}", site.name, finding.text), ..finding };
         wrong.extend(found.map(named));
     }
     let trace = recorder.trace();
