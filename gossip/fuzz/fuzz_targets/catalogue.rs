@@ -47,8 +47,8 @@ fn written() -> Vec<u8> {
     for number in 0..4 {
         let Ok(topic) = TopicName::new(&format!("topic{number}")) else { return Vec::new() };
         let Ok(channel) = ChannelName::new("channel") else { return Vec::new() };
-        catalogue.create(now, Name::topic(topic.clone()));
-        catalogue.create(now, Name::channel(topic.clone(), channel));
+        catalogue.create(now, &Name::topic(topic.clone()));
+        catalogue.create(now, &Name::channel(topic.clone(), channel));
         if number % 2 == 0 {
             catalogue.delete(now, &Name::topic(topic));
         }
