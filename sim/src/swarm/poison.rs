@@ -89,7 +89,8 @@ impl Poison {
                 0 => bytes.truncate(at),
                 1 => bytes.extend_from_within(at..),
                 2 => bytes[at] = 0xff,
-                _ => bytes[at] ^= 1 << self.dice.below(8),
+                // No name is valid with it. A lie that looks like the truth cannot be told from it.
+                _ => bytes[at] ^= 0x80,
             }
         }
         bytes
