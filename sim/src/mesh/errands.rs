@@ -175,6 +175,11 @@ impl Errands {
                 )));
             }
         }
+        for number in 0..2 {
+            let mut dice = dice(50 + number);
+            let node = some(&mut dice);
+            errands.push(spawn_local(self.clone().flash(format!("flash{number}#ephemeral"), node, dice)));
+        }
         if self.plan.joining == Joining::Halves {
             errands.push(spawn_local(self.clone().introduce(dice(40))));
         }
@@ -275,6 +280,14 @@ impl Errands {
             return Err(io::Error::other(format!("it knows {known:?}")));
         }
         self.publish_once(topic, there).await
+    }
+
+    /// A topic that no later process of the node has: who goes on naming the node as its producer believes an
+    /// earlier life.
+    async fn flash(self: Rc<Self>, topic: String, node: usize, mut dice: Dice) -> Outcome {
+        sleep(dice.millis(0, 4_000)).await;
+        self.publish(&topic, node, self.deadline()).await?;
+        Ok(Done::Nothing)
     }
 
     /// Tells one half of the mesh of the other one.
