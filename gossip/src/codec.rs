@@ -281,7 +281,7 @@ mod tests {
             5 => Message::ForwardedAck { origin: peer, probe_number },
             6 => Message::Announce,
             7 => Message::Feed,
-            GOSSIP => Message::Gossip,
+            8 => Message::Gossip,
             9 => Message::Broadcast,
             _ => Message::TurnUndead,
         })

@@ -171,6 +171,11 @@ impl Roster {
         self.active + 1
     }
 
+    /// How many of them somebody suspects.
+    pub(crate) const fn suspects(&self) -> usize {
+        self.suspects
+    }
+
     /// How many of them nobody suspects, this one included.
     pub(crate) const fn trusted(&self) -> usize {
         self.nodes() - self.suspects

@@ -25,6 +25,9 @@ const LOOKS: u32 = 2;
 const LOOKS_MAX: usize = 256;
 /// Up to this many nodes the first missing answer is reason enough to ask the suspect's host.
 const CHECK_EARLY: usize = 16;
+/// If more than this part of the mesh is suspected, a node looks at so many more members with each probe.
+const MANY: usize = 8;
+const MORE_LOOKS: usize = 4;
 /// For how many periods a node may hear nothing until it doubts itself.
 const SILENCE: u32 = 4;
 /// How far lateness may be forgiven before timers run all the same, in doublings of the tolerance.
@@ -65,6 +68,14 @@ impl Mesh {
             self.refuse_foca(&error);
         }
         self.settle(now);
+        // Where many have died at once, one probe at a time would take minutes to find them all.
+        if self.roster.suspects() * MANY > self.roster.nodes() && self.health.score() <= 1 {
+            for _ in 0..MORE_LOOKS {
+                if let Some(peer) = self.anybody() {
+                    self.look_at(now, &peer);
+                }
+            }
+        }
     }
 
     pub(super) fn probe_indirectly(&mut self, now: Now) {
