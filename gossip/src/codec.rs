@@ -23,6 +23,7 @@ pub(crate) enum CodecError {
 /// First bytes of packets that are told apart before foca writes or reads them.
 pub(crate) const PING: u8 = 0;
 pub(crate) const ANNOUNCE: u8 = 6;
+pub(crate) const GOSSIP: u8 = 8;
 pub(crate) const TURN_UNDEAD: u8 = 10;
 
 /// foca's codec. The scratch space saves an allocation per member.
@@ -85,7 +86,7 @@ pub(crate) fn put_header(out: &mut Vec<u8>, header: &Header<Peer>) {
         Message::ForwardedAck { .. } => 5,
         Message::Announce => ANNOUNCE,
         Message::Feed => 7,
-        Message::Gossip => 8,
+        Message::Gossip => GOSSIP,
         Message::Broadcast => 9,
         Message::TurnUndead => TURN_UNDEAD,
     };
@@ -120,7 +121,7 @@ pub(crate) fn take_header(rest: &mut &[u8]) -> Option<Header<Peer>> {
         5 => Message::ForwardedAck { origin: take_peer(rest)?, probe_number: take_byte(rest)? },
         ANNOUNCE => Message::Announce,
         7 => Message::Feed,
-        8 => Message::Gossip,
+        GOSSIP => Message::Gossip,
         9 => Message::Broadcast,
         TURN_UNDEAD => Message::TurnUndead,
         _ => return None,

@@ -51,7 +51,7 @@ impl Pace {
 
     /// How long he has when this node is the only one, and there are others who could have said so.
     pub(crate) fn suspicion_max(self, nodes: usize) -> Duration {
-        self.suspicion_min(nodes) * 6
+        self.suspicion_min(nodes) * 4
     }
 
     /// How far gossip about the same news is apart.

@@ -74,6 +74,8 @@ pub struct Mesh {
     cases: Cases,
     looks: BTreeMap<SocketAddr, suspect::LookingAt>,
     health: Health,
+    /// When somebody was heard last.
+    heard: Duration,
     /// How often in a row timers were served late.
     late: u32,
     timers: Timers<Due>,
@@ -154,6 +156,7 @@ impl Mesh {
             cases: Cases::default(),
             looks: BTreeMap::new(),
             health: Health::default(),
+            heard: Duration::ZERO,
             late: 0,
             timers: Timers::default(),
             saved_names: catalogue.changed_names(),

@@ -54,6 +54,7 @@ pub(crate) struct Roster {
     entries: BTreeMap<SocketAddr, Entry>,
     addresses: BTreeMap<NodeId, Vec<SocketAddr>>,
     active: usize,
+    suspects: usize,
     buckets: [u32; BUCKETS],
 }
 
@@ -64,6 +65,7 @@ impl Roster {
             entries: BTreeMap::new(),
             addresses: BTreeMap::new(),
             active: 0,
+            suspects: 0,
             buckets: [0; BUCKETS],
         };
         roster.mix(&me);
@@ -169,6 +171,16 @@ impl Roster {
         self.active + 1
     }
 
+    /// How many of them somebody suspects.
+    pub(crate) const fn suspects(&self) -> usize {
+        self.suspects
+    }
+
+    /// How many of them nobody suspects, this one included.
+    pub(crate) const fn trusted(&self) -> usize {
+        self.nodes() - self.suspects
+    }
+
     /// Numbers that are equal on two nodes with the same live members.
     pub(crate) const fn buckets(&self) -> &[u32; BUCKETS] {
         &self.buckets
@@ -180,6 +192,9 @@ impl Roster {
     }
 
     fn account(&mut self, before: Option<&Entry>, after: Option<&Entry>) {
+        let is_suspect = |entry: Option<&Entry>| entry.is_some_and(|entry| entry.state == State::Suspect);
+        self.suspects += usize::from(is_suspect(after));
+        self.suspects -= usize::from(is_suspect(before));
         if let Some(before) = before {
             if before.is_active() {
                 self.active -= 1;
@@ -323,6 +338,8 @@ mod tests {
                 let ours: Vec<_> = roster.iter().map(Entry::member).collect();
                 prop_assert_eq!(ours, theirs);
                 prop_assert_eq!(roster.count_active(), foca.num_members());
+                let suspects = roster.iter().filter(|entry| entry.state == State::Suspect).count();
+                prop_assert_eq!(roster.trusted(), roster.nodes() - suspects);
                 prop_assert_eq!(roster.iter().count(), roster.ids().map(|id| roster.of(id).count()).sum::<usize>());
             }
         }

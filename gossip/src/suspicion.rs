@@ -24,9 +24,9 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// How long the suspicion has to last from [`mine`](Self::mine) on, in a mesh of `nodes`.
-    pub(crate) fn lasts(&self, nodes: usize, min: Duration, max: Duration) -> Duration {
-        let wanted = wanted(nodes);
+    /// How long the suspicion has to last from [`mine`](Self::mine) on, where so many others can confirm it.
+    pub(crate) fn lasts(&self, others: usize, min: Duration, max: Duration) -> Duration {
+        let wanted = CONFIRMATIONS.min(others);
         let have = self.accusers.len().min(wanted);
         if wanted == 0 {
             return min;
@@ -36,15 +36,9 @@ impl Case {
     }
 
     /// Whether as many others as can count say the same, and at least one.
-    pub(crate) fn is_confirmed(&self, nodes: usize) -> bool {
-        self.accusers.len() >= wanted(nodes).max(1)
+    pub(crate) fn is_confirmed(&self, others: usize) -> bool {
+        self.accusers.len() >= CONFIRMATIONS.min(others).max(1)
     }
-}
-
-/// How many others have to accuse for a suspicion to be as short as it gets.
-fn wanted(nodes: usize) -> usize {
-    // Neither the suspect nor this node itself can confirm.
-    CONFIRMATIONS.min(nodes.saturating_sub(2))
 }
 
 /// All suspicions, at most one for each member.
@@ -131,10 +125,10 @@ mod tests {
         let mut cases = Cases::default();
         assert!(cases.accuse(secs(5), peer(1), 0));
         assert!(!cases.accuse(secs(6), peer(1), 0));
-        let lasts = |cases: &Cases, nodes| cases.of(peer(1).gossip).unwrap().lasts(nodes, secs(1), secs(6));
-        assert_eq!((lasts(&cases, 2), lasts(&cases, 3)), (secs(1), secs(6)));
-        let confirmed = |cases: &Cases, nodes| cases.of(peer(1).gossip).unwrap().is_confirmed(nodes);
-        assert!(!confirmed(&cases, 2) && !confirmed(&cases, 100));
+        let lasts = |cases: &Cases, others| cases.of(peer(1).gossip).unwrap().lasts(others, secs(1), secs(6));
+        assert_eq!((lasts(&cases, 0), lasts(&cases, 1)), (secs(1), secs(6)));
+        let confirmed = |cases: &Cases, others| cases.of(peer(1).gossip).unwrap().is_confirmed(others);
+        assert!(!confirmed(&cases, 0) && !confirmed(&cases, 100));
         let mut before = lasts(&cases, 100);
         for accuser in 2..5 {
             assert!(cases.hear(peer(1), 0, Some(NodeId::new(accuser))));

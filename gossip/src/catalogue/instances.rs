@@ -35,9 +35,7 @@ impl Catalogue {
             self.names_changed();
         }
         let mark = self.names.mark(handle);
-        // Also if the name is there: whoever deletes it later has to know of this, or his delete may come out
-        // as the earlier of the two when his wall clock is behind.
-        if mark.is_dead() || !change.name.is_ephemeral() {
+        if !mark.is_live() && (mark.is_dead() || !change.name.is_ephemeral()) {
             self.mark(now, handle, &change.name, Mark { made: since, gone: Stamp::NEVER });
             self.announce(handle, &change.name);
         }

@@ -13,6 +13,7 @@ use super::{Due, Mesh};
 use crate::{
     Event, NodeId, Now, Output, Peer,
     catalogue::{Heard, NewsKey},
+    codec,
     config::FANOUT,
     packet::{Builder, ITEM_MAX, Item, Items},
 };
@@ -270,8 +271,8 @@ impl Mesh {
 
     /// Sends nothing but news, for which foca's packets left no room.
     pub(super) fn gossip_news(&mut self, count: usize) {
-        let active = self.roster.active().map(|entry| entry.peer.gossip);
-        let mut chosen: Vec<SocketAddr> = active.sample(&mut self.rng, count);
+        let trusted = self.roster.active().filter(|entry| entry.state == State::Alive);
+        let mut chosen: Vec<SocketAddr> = trusted.map(|entry| entry.peer.gossip).sample(&mut self.rng, count);
         while let Some(to) = chosen.pop() {
             let mut builder = Builder::news();
             self.add_news(&mut builder);
@@ -283,14 +284,16 @@ impl Mesh {
 
     /// Sends foca's packet, with news behind it.
     pub(super) fn send_packet(&mut self, to: SocketAddr, packet: &[u8]) {
+        let redirected = self.redirect(to, packet);
+        let (to, packet) = redirected.as_ref().map_or((to, packet), |(to, packet)| (*to, packet.as_slice()));
         let mut builder = Builder::swim(packet);
         match packet.first() {
-            Some(&crate::codec::PING) => {
+            Some(&codec::PING) => {
                 let (members, catalogue) = self.hashes();
                 builder.push(&Item::Summary { members, catalogue }.to_bytes());
                 self.add_news(&mut builder);
             }
-            Some(&crate::codec::TURN_UNDEAD) => {
+            Some(&codec::TURN_UNDEAD) => {
                 // foca says no more than this, but who is at an address where somebody else was, or who
                 // has fewer lives than others remember, has to know whom to outrank.
                 if let Some(entry) = self.roster.at(to) {
@@ -299,10 +302,26 @@ impl Mesh {
                 return;
             }
             // Who gets it may be no member.
-            Some(&crate::codec::ANNOUNCE) => {}
+            Some(&codec::ANNOUNCE) => {}
             _ => self.add_news(&mut builder),
         }
         self.send(to, builder.finish());
+    }
+
+    /// foca tells news to suspects as well. Where many have died at once, nearly all of it would be lost: it goes
+    /// to somebody else instead.
+    fn redirect(&mut self, to: SocketAddr, packet: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+        let is_suspect = self.roster.at(to).is_some_and(|entry| entry.state == State::Suspect);
+        if packet.first() != Some(&codec::GOSSIP) || !is_suspect || self.roster.trusted() < 2 {
+            return None;
+        }
+        let dst = self.anybody()?;
+        let mut rest = packet;
+        let header = codec::take_header(&mut rest)?;
+        let mut redirected = Vec::with_capacity(packet.len());
+        codec::put_header(&mut redirected, &foca::Header { dst, ..header });
+        redirected.extend_from_slice(rest);
+        Some((dst.gossip, redirected))
     }
 
     fn add_news(&mut self, builder: &mut Builder) {
@@ -319,13 +338,14 @@ impl Mesh {
         self.outputs.push_back(Output::Send { to, datagram });
     }
 
-    /// A random live member.
+    /// A random live member, if possible one that nobody suspects.
     pub(super) fn anybody(&mut self) -> Option<Peer> {
-        let count = self.roster.count_active();
+        let count = self.roster.trusted() - 1;
         if count == 0 {
-            return None;
+            return self.roster.active().choose(&mut self.rng).map(|entry| entry.peer);
         }
         let place = self.rng.random_range(0..count);
-        self.roster.active().nth(place).map(|entry| entry.peer)
+        let mut trusted = self.roster.active().filter(|entry| entry.state == State::Alive);
+        trusted.nth(place).map(|entry| entry.peer)
     }
 }

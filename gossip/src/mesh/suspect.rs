@@ -25,6 +25,11 @@ const LOOKS: u32 = 2;
 const LOOKS_MAX: usize = 256;
 /// Up to this many nodes the first missing answer is reason enough to ask the suspect's host.
 const CHECK_EARLY: usize = 16;
+/// If more than this part of the mesh is suspected, a node looks at so many more members with each probe.
+const MANY: usize = 8;
+const MORE_LOOKS: usize = 4;
+/// For how many periods a node may hear nothing until it doubts itself.
+const SILENCE: u32 = 4;
 /// How far lateness may be forgiven before timers run all the same, in doublings of the tolerance.
 const LATE_MAX: u32 = 6;
 
@@ -63,6 +68,14 @@ impl Mesh {
             self.refuse_foca(&error);
         }
         self.settle(now);
+        // Where many have died at once, one probe at a time would take minutes to find them all.
+        if self.roster.suspects() * MANY > self.roster.nodes() && self.health.score() <= 1 {
+            for _ in 0..MORE_LOOKS {
+                if let Some(peer) = self.anybody() {
+                    self.look_at(now, &peer);
+                }
+            }
+        }
     }
 
     pub(super) fn probe_indirectly(&mut self, now: Now) {
@@ -78,6 +91,13 @@ impl Mesh {
             self.outputs.push_back(Output::Check { peer });
         }
         self.settle(now);
+    }
+
+    /// A probe was not answered. While this node hears others, it is not the one that is cut off.
+    pub(super) fn probe_missed(&mut self, now: Now) {
+        if now.elapsed > self.heard + self.pace.period(self.roster.nodes()) * SILENCE {
+            self.health.worsen();
+        }
     }
 
     /// Neither he nor anybody on his behalf has answered.
@@ -207,7 +227,7 @@ impl Mesh {
             self.set_verdict(peer.gossip);
         } else if news && !known {
             // So many look that enough of them can confirm, and not all at once.
-            let others = self.roster.nodes().saturating_sub(2).max(1);
+            let others = self.roster.trusted().saturating_sub(1).max(1);
             if self.rng.random_range(0..others) < CONFIRMATIONS + 2 {
                 self.look_at(now, peer);
             }
@@ -236,10 +256,12 @@ impl Mesh {
         let (min, max) = (self.pace.suspicion_min(nodes), self.pace.suspicion_max(nodes));
         let Some(case) = self.cases.of(address) else { return };
         let Some(since) = case.mine else { return };
+        // The suspect is not among those who are trusted, but this node is.
+        let others = self.roster.trusted().saturating_sub(1);
         // A little ill health is no reason: every failed probe leaves one in it. And what others find too is
         // not this node's own fault.
-        let doubt = if case.is_confirmed(nodes) { 1 } else { 1 + self.health.score().saturating_sub(2) };
-        self.timers.set(Due::Verdict(address), since + case.lasts(nodes, min, max) * doubt);
+        let doubt = if case.is_confirmed(others) { 1 } else { 1 + self.health.score().saturating_sub(2) };
+        self.timers.set(Due::Verdict(address), since + case.lasts(others, min, max) * doubt);
     }
 
     pub(super) fn verdict(&mut self, now: Now, address: SocketAddr) {

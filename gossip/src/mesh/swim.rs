@@ -101,7 +101,11 @@ impl Mesh {
             self.same_node(now, from);
             return;
         }
-        match Datagram::parse(bytes) {
+        let datagram = Datagram::parse(bytes);
+        if datagram.is_some() {
+            self.heard = now.elapsed;
+        }
+        match datagram {
             Some(Datagram::Swim { packet, items }) => self.swim(now, sender, packet, items),
             Some(Datagram::News(items)) => self.hear_all(now, sender, items),
             Some(Datagram::Look(look)) => self.looked_at(now, from, &look),
@@ -229,11 +233,11 @@ impl Mesh {
             let rtt = self.pace.rtt(self.roster.nodes()) * self.health.factor();
             self.timers.set(Due::Indirect, now.elapsed + rtt);
         }
+        if std::mem::take(&mut self.effects.missed) {
+            self.probe_missed(now);
+        }
         if let Some((peer, number)) = self.effects.pinged.take() {
             self.probe.begin(now.elapsed, peer, number);
-        }
-        if std::mem::take(&mut self.effects.missed) {
-            self.health.worsen();
         }
         for (to, packet) in std::mem::take(&mut self.effects.sends) {
             self.send_packet(to, &packet);

@@ -150,18 +150,6 @@ fn what_was_made_after_a_delete_lives_whoever_hears_of_it_late() {
 }
 
 #[test]
-fn a_delete_takes_what_was_made_before_it_though_its_clock_is_behind() {
-    let mut nodes = pair();
-    nodes[0].make(now(0), &name("t"));
-    meet(1, &mut nodes);
-    nodes[1].make(now(9_000), &name("t"));
-    meet(9_001, &mut nodes);
-    assert!(nodes[0].delete(Now { wall_ms: WALL_MS + 5, ..now(9_002) }, &name("t")));
-    meet(9_003, &mut nodes);
-    assert!(nodes.iter().all(|node| !node.holds("t")));
-}
-
-#[test]
 fn a_crash_loses_neither_a_delete_nor_what_was_made_after_it() {
     let mut node = Node::new(1);
     node.make(now(0), &name("t/c"));
