@@ -94,7 +94,12 @@ pub const SCENARIOS: [Scenario; 17] = [
     Scenario { name: "wan", about: "far away, and crashes", is_strict: false, draw: wan },
     Scenario { name: "clock", about: "wall clocks jump, back by up to a year", is_strict: true, draw: clock },
     Scenario { name: "twin", about: "data directories are copied", is_strict: false, draw: twin },
-    Scenario { name: "flood", about: "three times as many nodes come, and vanish at once", is_strict: true, draw: flood },
+    Scenario {
+        name: "flood",
+        about: "three times as many nodes come, and vanish at once",
+        is_strict: true,
+        draw: flood,
+    },
     Scenario { name: "poison", about: "a member sends rubbish", is_strict: true, draw: poison },
 ];
 
