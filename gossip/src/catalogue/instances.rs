@@ -29,12 +29,17 @@ pub(super) struct Instance {
 /// What this node's own changes, and changed names, lead to.
 impl Catalogue {
     pub(super) fn created(&mut self, now: Now, handle: Handle, change: &LocalChange) -> Option<bool> {
-        let since = self.clock.next(now.wall_ms);
+        let mark = self.names.mark(handle);
+        let since = match mark.is_live() {
+            // It is one more of what has that name now, so that whoever deletes the name deletes this, too,
+            // also if his clock is slow or his word is on its way here.
+            true => mark.made,
+            false => self.clock.next(now.wall_ms),
+        };
         self.local.insert(handle, Instance { number: change.number, since });
         if self.doomed.remove(&change.name).is_some() {
             self.names_changed();
         }
-        let mark = self.names.mark(handle);
         if !mark.is_live() && (mark.is_dead() || !change.name.is_ephemeral()) {
             self.mark(now, handle, &change.name, Mark { made: since, gone: Stamp::NEVER });
             self.announce(handle, &change.name);
