@@ -1,15 +1,15 @@
 //! A mesh whose nodes reach each other by IPv6.
 
-use std::{collections::BTreeSet, net::TcpListener};
+use std::collections::BTreeSet;
 
 use bruit_tests::{Mesh, Options};
 
 const ADDRESSES: [&str; 4] = ["tcp", "http", "gossip", "mesh"];
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "asks the machine whether it has IPv6 at all")]
+#[expect(clippy::disallowed_types, reason = "asks the machine whether it has IPv6 at all")]
 fn a_mesh_lives_on_ipv6_loopback() {
-    if TcpListener::bind("[::1]:0").is_err() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
         eprintln!("this machine has no IPv6 loopback: not tested");
         return;
     }
@@ -20,7 +20,7 @@ fn a_mesh_lives_on_ipv6_loopback() {
     let mut mesh = Mesh::start_with(2, &options);
     mesh[0].client().publish("before", "x");
     // One that comes later gets what it missed by an exchange.
-    mesh.push(options.clone().join(&mesh[0]).start());
+    mesh.push(options.join(&mesh[0]).start());
     mesh.wait_until_whole();
     for node in mesh.iter() {
         assert!(node.gossip_address().is_ipv6() && node.mesh_address().is_ipv6(), "{}", node.log());
