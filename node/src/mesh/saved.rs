@@ -13,12 +13,12 @@ use std::{
 use bruit_gossip::MemberState;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{sleep, timeout},
 };
 
 use super::core::Core;
-use crate::data;
+use crate::{data, exit::Exiting, rising::Rising};
 
 /// The names of topics and channels, and which were deleted.
 pub(super) const CATALOGUE: &str = "catalogue";
@@ -36,24 +36,13 @@ const TOGETHER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What waits to be saved, and how far saving is.
+#[derive(Default)]
 pub(super) struct Saves {
     asked: AtomicU64,
-    saved: watch::Sender<u64>,
+    saved: Rising,
     peers: AtomicBool,
     urgent: AtomicBool,
     woken: Notify,
-}
-
-impl Default for Saves {
-    fn default() -> Self {
-        Self {
-            asked: AtomicU64::new(0),
-            saved: watch::Sender::new(0),
-            peers: AtomicBool::new(false),
-            urgent: AtomicBool::new(false),
-            woken: Notify::new(),
-        }
-    }
 }
 
 impl Saves {
@@ -74,26 +63,24 @@ impl Saves {
         let target = self.asked.fetch_add(1, Relaxed) + 1;
         self.urgent.store(true, Relaxed);
         self.woken.notify_one();
-        let mut saved = self.saved.subscribe();
-        timeout(PATIENCE, saved.wait_for(|saved| *saved >= target)).await.is_ok()
+        timeout(PATIENCE, self.saved.reaches(target)).await.is_ok()
     }
 }
 
 /// Saves what changes, until `exit`; then once more.
-pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
+pub(super) async fn run(core: Arc<Core>, exit: Exiting) {
     let mut unsaved = None;
     loop {
         let exiting = select! {
             biased;
-            // The sender lives as long as the node runs.
-            _ = exit.wait_for(|exit| *exit) => true,
+            () = exit.told() => true,
             () = core.saves.woken.notified() => false,
             () = sleep(TOGETHER), if unsaved.is_some() => false,
         };
         if !exiting && !core.saves.urgent.swap(false, Relaxed) {
             select! {
                 biased;
-                _ = exit.wait_for(|exit| *exit) => {}
+                () = exit.told() => {}
                 () = core.saves.woken.notified() => {}
                 () = sleep(TOGETHER) => {}
             }
@@ -117,7 +104,7 @@ async fn save(core: &Core, unsaved: &mut Option<Vec<u8>>) {
         return;
     }
     *unsaved = None;
-    core.saves.saved.send_replace(asked);
+    core.saves.saved.raise(asked);
     if core.saves.peers.swap(false, Relaxed) {
         save_peers(core).await;
     }
