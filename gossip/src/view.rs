@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     About, Name, NodeId, Peer,
+    catalogue::Hide,
     fact::{Items, holds},
     names::{Handle, Mark, Table},
 };
@@ -72,7 +73,7 @@ pub struct Holding {
 }
 
 /// Which producers of which topics are hidden from lookups.
-pub(crate) type Hidden = BTreeMap<(TopicName, NodeId), crate::catalogue::Hide>;
+pub(crate) type Hidden = BTreeMap<(TopicName, NodeId), Hide>;
 
 /// An immutable snapshot of the mesh.
 #[derive(Clone, Debug)]
@@ -193,10 +194,22 @@ impl View {
     /// Whether a user hides this node from lookups of this topic for now.
     #[must_use]
     pub fn is_tombstoned(&self, topic: &str, node: NodeId) -> bool {
+        self.hide(topic, node).is_some_and(Hide::is_on)
+    }
+
+    /// Whether a user has hidden this node from lookups of this topic in the last 45 seconds. It may have
+    /// lost the topic since.
+    #[must_use]
+    pub fn was_tombstoned(&self, topic: &str, node: NodeId) -> bool {
+        self.hide(topic, node).is_some_and(Hide::is_fresh)
+    }
+
+    fn hide(&self, topic: &str, node: NodeId) -> Option<&Hide> {
         // Hardly ever is there anything hidden at all.
-        self.hidden
-            .iter()
-            .any(|((hidden, producer), hide)| *producer == node && hidden.as_str() == topic && hide.is_on())
+        let mut hidden = self.hidden.iter();
+        hidden
+            .find(|((hidden, producer), _)| *producer == node && hidden.as_str() == topic)
+            .map(|(_, hide)| hide)
     }
 
     /// What a live node holds, by topic; names that were deleted are left out, whatever it says.

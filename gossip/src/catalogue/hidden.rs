@@ -12,6 +12,7 @@ const HIDDEN_FOR: Duration = Duration::from_secs(45);
 /// How long it is remembered that a producer was hidden, so that a late copy does not hide it again.
 const HIDE_REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 const HIDDEN_MAX: usize = 4_096;
+
 /// A producer that a user hid from the lookups of a topic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hide {
@@ -20,11 +21,17 @@ pub(crate) struct Hide {
     /// With which of its changes the producer had come to hold the topic; 0 if that was not known yet.
     version: u64,
     on: bool,
+    /// Whether the time that it was meant for has not passed, be it on or not.
+    fresh: bool,
 }
 
 impl Hide {
     pub(crate) const fn is_on(&self) -> bool {
         self.on
+    }
+
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.fresh
     }
 }
 
@@ -48,7 +55,7 @@ impl Catalogue {
         }
         let since = self.held_since(topic, node).unwrap_or(0);
         let version = if version == 0 { since } else { version };
-        let hide = Hide { stamp, at: now.elapsed, version, on: since <= version };
+        let hide = Hide { stamp, at: now.elapsed, version, on: since <= version, fresh: true };
         Arc::make_mut(&mut self.hidden).insert(key, hide);
         self.changed += 1;
         true
@@ -57,9 +64,10 @@ impl Catalogue {
     /// Ends hiding that has lasted long enough.
     pub(super) fn unhide(&mut self, now: Now) {
         let age = |hide: &Hide| now.elapsed.saturating_sub(hide.at);
-        if self.hidden.values().any(|hide| hide.on && age(hide) >= HIDDEN_FOR) {
+        if self.hidden.values().any(|hide| hide.fresh && age(hide) >= HIDDEN_FOR) {
             for hide in Arc::make_mut(&mut self.hidden).values_mut() {
-                hide.on &= age(hide) < HIDDEN_FOR;
+                hide.fresh &= age(hide) < HIDDEN_FOR;
+                hide.on &= hide.fresh;
             }
             self.changed += 1;
         }

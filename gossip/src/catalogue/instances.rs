@@ -30,17 +30,17 @@ pub(super) struct Instance {
 impl Catalogue {
     pub(super) fn created(&mut self, now: Now, handle: Handle, change: &LocalChange) -> Option<bool> {
         let mark = self.names.mark(handle);
-        let since = match mark.is_live() {
-            // It is one more of what has that name now, so that whoever deletes the name deletes this, too,
-            // also if his clock is slow or his word is on its way here.
-            true => mark.made,
-            false => self.clock.next(now.wall_ms),
-        };
+        // A channel under a living name is one more of what has that name: gossip makes it wherever its topic
+        // is. It must not outlive a delete that is on its way here.
+        let joins = change.name.channel.is_some() && mark.is_live();
+        let since = if joins { mark.made } else { self.clock.next(now.wall_ms) };
         self.local.insert(handle, Instance { number: change.number, since });
         if self.doomed.remove(&change.name).is_some() {
             self.names_changed();
         }
-        if !mark.is_live() && (mark.is_dead() || !change.name.is_ephemeral()) {
+        // Everybody hears when a topic was made on one more node: whoever deletes it then does so later, also
+        // by a clock that is slow.
+        if !joins && (mark.is_dead() || !change.name.is_ephemeral()) {
             self.mark(now, handle, &change.name, Mark { made: since, gone: Stamp::NEVER });
             self.announce(handle, &change.name);
         }

@@ -67,7 +67,7 @@ pub(super) async fn remove_topic(state: &HttpState, topic: &str) -> Result<bool,
         // A client that walks over all nodes comes to those where the delete was first.
         return Ok(was_deleted);
     }
-    if is_local(&known, &topic) {
+    if is_local(&known, &topic, held.is_some()) {
         if held.is_none() {
             return Ok(was_deleted);
         }
@@ -98,7 +98,7 @@ pub(super) async fn remove_channel(
         return Ok(was_deleted);
     }
     let name = Name::channel(topic.clone(), channel.clone());
-    if is_local(&known, topic) {
+    if is_local(&known, topic, topic_here.is_some()) {
         if held.is_none() {
             return Ok(was_deleted);
         }
@@ -112,9 +112,11 @@ pub(super) async fn remove_channel(
     Ok(true)
 }
 
-/// Whether deleting the topic here means this node alone.
-fn is_local(known: &Known, topic: &TopicName) -> bool {
-    known.view().is_tombstoned(topic.as_str(), known.view().me())
+/// Whether deleting the topic, or a channel of it, here means this node alone. A delete that is repeated
+/// means no more than the first one did.
+fn is_local(known: &Known, topic: &TopicName, held: bool) -> bool {
+    let (view, topic) = (known.view(), topic.as_str());
+    view.is_tombstoned(topic, view.me()) || (!held && view.was_tombstoned(topic, view.me()))
 }
 
 /// Waits for `gone`, or, if the mesh was quicker, for what it has done.

@@ -186,7 +186,6 @@ fn tell(core: &Core, event: Event) {
     match event {
         Event::Up(peer) => {
             tracing::info!("node {} is up at {}", peer.id, peer.gossip);
-            core.saves.ask_peers();
         }
         Event::Suspected(peer) => tracing::info!("node {} at {} does not answer", peer.id, peer.gossip),
         Event::Down(peer) => {

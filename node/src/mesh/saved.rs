@@ -14,7 +14,7 @@ use bruit_gossip::MemberState;
 use tokio::{
     select,
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::core::Core;
@@ -40,21 +40,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Saves {
     asked: AtomicU64,
     saved: Rising,
-    peers: AtomicBool,
     urgent: AtomicBool,
     woken: Notify,
 }
 
 impl Saves {
-    /// The names have changed.
+    /// The names have changed, or the members.
     pub(super) fn ask(&self) {
         self.asked.fetch_add(1, Relaxed);
-        self.woken.notify_one();
-    }
-
-    /// Members have changed.
-    pub(super) fn ask_peers(&self) {
-        self.peers.store(true, Relaxed);
         self.woken.notify_one();
     }
 
@@ -67,62 +60,71 @@ impl Saves {
     }
 }
 
+/// What the disk has, and what it would not take.
+#[derive(Default)]
+struct Kept {
+    unsaved: Option<Vec<u8>>,
+    peers: BTreeSet<SocketAddr>,
+}
+
 /// Saves what changes, until `exit`; then once more.
 pub(super) async fn run(core: Arc<Core>, exit: Exiting) {
-    let mut unsaved = None;
+    let mut kept = Kept::default();
     loop {
-        let exiting = select! {
+        let mut exiting = select! {
             biased;
             () = exit.told() => true,
             () = core.saves.woken.notified() => false,
-            () = sleep(TOGETHER), if unsaved.is_some() => false,
+            () = sleep(TOGETHER), if kept.unsaved.is_some() => false,
         };
-        if !exiting && !core.saves.urgent.swap(false, Relaxed) {
+        let together = Instant::now() + TOGETHER;
+        while !exiting && !core.saves.urgent.swap(false, Relaxed) {
             select! {
                 biased;
-                () = exit.told() => {}
+                () = exit.told() => exiting = true,
                 () = core.saves.woken.notified() => {}
-                () = sleep(TOGETHER) => {}
+                () = sleep_until(together) => break,
             }
         }
-        save(&core, &mut unsaved).await;
+        save(&core, &mut kept).await;
         if exiting {
             return;
         }
     }
 }
 
-/// Writes the names if they have changed; what could not be written stays in `unsaved`.
-async fn save(core: &Core, unsaved: &mut Option<Vec<u8>>) {
+/// Writes what has changed; names that could not be written stay in [`Kept::unsaved`].
+async fn save(core: &Core, kept: &mut Kept) {
     let asked = core.saves.asked.load(Relaxed);
     let changed = core.state.lock().mesh.names_to_save();
-    *unsaved = changed.or(unsaved.take());
-    if let Some(names) = unsaved
+    kept.unsaved = changed.or(kept.unsaved.take());
+    if let Some(names) = &kept.unsaved
         && let Err(error) = data::replace_file(&core.env, &core.dir, CATALOGUE, names).await
     {
-        tracing::warn!("cannot save the names of the mesh in {}: {error}", core.dir.display());
+        tracing::warn!("cannot save what is known of the mesh in {}: {error}", core.dir.display());
         return;
     }
-    *unsaved = None;
+    kept.unsaved = None;
     core.saves.saved.raise(asked);
-    if core.saves.peers.swap(false, Relaxed) {
-        save_peers(core).await;
-    }
+    save_peers(core, &mut kept.peers).await;
 }
 
-async fn save_peers(core: &Core) {
+async fn save_peers(core: &Core, saved: &mut BTreeSet<SocketAddr>) {
     let view = core.view();
     let alive = view.members().iter().filter(|member| {
         member.peer.id != core.id() && matches!(member.state, MemberState::Alive | MemberState::Suspect)
     });
     let addresses: BTreeSet<SocketAddr> = alive.map(|member| member.peer.gossip).take(REMEMBERED).collect();
-    if addresses.is_empty() {
-        // Those that are remembered may still be right.
+    // When nobody is left, those that are remembered may still be right.
+    if addresses.is_empty() || addresses == *saved {
         return;
     }
     let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
-    if let Err(error) = data::replace_file(&core.env, &core.dir, PEERS, text.as_bytes()).await {
-        tracing::warn!("cannot save the members' addresses in {}: {error}", core.dir.display());
+    match data::replace_file(&core.env, &core.dir, PEERS, text.as_bytes()).await {
+        Ok(()) => *saved = addresses,
+        Err(error) => {
+            tracing::warn!("cannot save the members' addresses in {}: {error}", core.dir.display());
+        }
     }
 }
 
