@@ -2,12 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-
 use super::{connection, session::ServerFacts};
 use crate::{
     broker::Broker,
     env::{Conn, Env, Listener},
+    exit::Exiting,
 };
 
 /// Pause after accepting failed, as when the node is out of file descriptors.
@@ -20,12 +19,12 @@ pub(crate) async fn serve(
     facts: Arc<ServerFacts>,
     env: Env,
     node: u16,
-    mut exit: watch::Receiver<bool>,
+    exit: Exiting,
 ) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = exit.changed() => return,
+            () = exit.told() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -30,10 +30,7 @@ use std::{
 
 use bruit_gossip::{About, Identity, Input, Keyring, Mesh, Name, NodeId, Peer, Sealer, Setup, View};
 use bruit_wire::{TopicName, peer::Purpose};
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use self::{
     core::{Core, Dropped, State},
@@ -44,7 +41,7 @@ use self::{
 };
 pub use self::{keys::KeysError, tls::TlsError};
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
-use crate::{Config, broker::Broker, data, env::Env};
+use crate::{Config, broker::Broker, data, env::Env, exit::Exiting};
 
 /// The rest of the node's way to the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -153,7 +150,7 @@ struct Bound {
 ///
 /// # Errors
 /// An address, a key or a file cannot be used.
-pub(crate) async fn start(opening: Opening<'_>, exit: &watch::Receiver<bool>) -> Result<Started, MeshError> {
+pub(crate) async fn start(opening: Opening<'_>, exit: &Exiting) -> Result<Started, MeshError> {
     let Opening { config, env, identity, broker, .. } = opening;
     let began = Instant::now();
     let (dir, me) = (&config.data_path, identity.id);
@@ -228,7 +225,7 @@ fn spawn(
     handle: &MeshHandle,
     socket: Option<Datagrams>,
     remembered: Vec<SocketAddr>,
-    exit: &watch::Receiver<bool>,
+    exit: &Exiting,
 ) -> [oneshot::Receiver<()>; 3] {
     let MeshHandle { core, seeds } = handle;
     let view = core.view.subscribe();
