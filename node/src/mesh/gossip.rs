@@ -184,9 +184,7 @@ fn check(core: &Arc<Core>, peer: Peer) {
 /// Says in the log what people may want to know.
 fn tell(core: &Core, event: Event) {
     match event {
-        Event::Up(peer) => {
-            tracing::info!("node {} is up at {}", peer.id, peer.gossip);
-        }
+        Event::Up(peer) => tracing::info!("node {} is up at {}", peer.id, peer.gossip),
         Event::Suspected(peer) => tracing::info!("node {} at {} does not answer", peer.id, peer.gossip),
         Event::Down(peer) => {
             tracing::info!("node {} at {} is gone", peer.id, peer.gossip);
