@@ -12,7 +12,7 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 5] = [
+pub const REGRESSIONS: [Regression; 7] = [
     Regression {
         was: "a sync that failed while a segment was sealed refused publishes for ever",
         scenario: "fsync",
@@ -37,5 +37,15 @@ pub const REGRESSIONS: [Regression; 5] = [
         was: "the same after packets had got through in one direction only",
         scenario: "mesh-oneway",
         seed: 1079,
+    },
+    Regression {
+        was: "a deleted channel came back when all nodes lost power soon after",
+        scenario: "mesh-all",
+        seed: 3,
+    },
+    Regression {
+        was: "a topic that a node with a slow clock deleted came back",
+        scenario: "mesh-all",
+        seed: 110,
     },
 ];

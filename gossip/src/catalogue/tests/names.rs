@@ -203,6 +203,53 @@ fn a_name_without_a_holder_is_made_and_deleted() {
 }
 
 #[test]
+fn a_delete_by_a_slow_clock_takes_all_that_its_node_had_heard_of() {
+    let mut nodes = pair();
+    nodes[0].make(now(0), &name("t"));
+    meet(1, &mut nodes);
+    // The second one's clock is a second ahead.
+    nodes[1].make(now(1_002), &name("t"));
+    meet(3, &mut nodes);
+    nodes[0].delete(now(4), &name("t"));
+    meet(5, &mut nodes);
+    meet(6, &mut nodes);
+    assert!(nodes.iter().all(|node| !node.holds("t")), "{:?}", nodes.each_ref().map(|node| &node.held));
+    assert!(!nodes[1].view(&[&nodes[0], &nodes[1]]).knows("t"));
+}
+
+#[test]
+fn a_channel_that_joins_its_name_goes_with_a_delete_that_is_under_way() {
+    let mut nodes = pair();
+    nodes[0].make(now(0), &name("t/c"));
+    meet(1, &mut nodes);
+    nodes[0].delete(now(10), &name("t/c"));
+    // As gossip makes it with a topic that is new here: nobody has asked for it since the delete.
+    nodes[1].make(now(20), &name("t/c"));
+    meet(30, &mut nodes);
+    meet(31, &mut nodes);
+    assert!(nodes.iter().all(|node| node.holds("t") && !node.holds("t/c")));
+}
+
+#[test]
+fn that_a_producer_was_hidden_stays_known_when_it_loses_the_topic() {
+    let mut node = Node::new(1);
+    let id = node.id;
+    let seen = |node: &Node| {
+        let view = node.view(&[node]);
+        (view.is_tombstoned("t", id), view.was_tombstoned("t", id))
+    };
+    node.make(now(0), &name("t"));
+    assert_eq!(seen(&node), (false, false));
+    node.catalogue.tombstone(now(10), &name("t").topic, id);
+    assert_eq!(seen(&node), (true, true));
+    node.lose(now(20), &name("t"));
+    node.catalogue.tick(now(45_009));
+    assert_eq!(seen(&node), (false, true));
+    node.catalogue.tick(now(46_010));
+    assert_eq!(seen(&node), (false, false));
+}
+
+#[test]
 fn a_hidden_producer_comes_back_in_time_or_with_a_new_topic() {
     let mut nodes = pair();
     nodes[0].make(now(0), &name("t"));
