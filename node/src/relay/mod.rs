@@ -38,7 +38,7 @@ use crate::{
     broker::{Broker, Client, Place},
     config::{Config, Limits, Relay},
     env::Env,
-    mesh::{MeshHandle, PeerStream},
+    mesh::MeshHandle,
 };
 
 /// Links of other nodes to channels here, at most; further ones are told that there is no such channel.
