@@ -335,9 +335,15 @@ impl State {
         let owners: Vec<Owner> = self
             .links
             .values()
-            .map(|link| Owner { waiting: link.inbound.waiting, turn: link.inbound.turn })
+            .map(|link| Owner {
+                waiting: link.inbound.waiting,
+                held: link.inbound.grant.outstanding(),
+                turn: link.inbound.turn,
+            })
             .collect();
-        let shares = credit::divide(capacity, self.own_waits.then_some(self.own_turn), &owners);
+        let ready = self.consumers.iter().map(|client| client.ready.load(Ordering::Relaxed)).sum();
+        let own = self.own_waits.then_some(self.own_turn);
+        let shares = credit::divide(capacity, credit::chunk(ready), own, &owners);
         self.grant(capacity, &shares);
         self.links.values().filter(|link| link.inbound.has_asks()).for_each(|link| link.signal.wake());
     }
