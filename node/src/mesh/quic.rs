@@ -31,14 +31,13 @@ use quinn::{
     VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    select,
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{select, sync::mpsc, time::timeout};
 
 use super::tls;
-use crate::env::{Entropy, Env, QuicRuntime, WallClock};
+use crate::{
+    env::{Entropy, Env, QuicRuntime, WallClock},
+    rising::Rising,
+};
 
 /// A connection that nothing used for this long is closed; opening it again costs a handshake.
 const IDLE: Duration = Duration::from_secs(10 * 60);
@@ -71,7 +70,7 @@ pub(crate) struct Pool {
     /// Counts removals of keys; what a new connection is marked with.
     trust: AtomicU64,
     /// Connections with an older mark are closed.
-    trusted_since: watch::Sender<u64>,
+    trusted_since: Rising,
     /// Handshakes that failed, dialled or accepted.
     pub(super) handshakes_failed: AtomicU64,
     /// Streams that another cluster opened.
@@ -133,7 +132,7 @@ impl Pool {
             dialled,
             to_serve: Mutex::new(Some(to_serve)),
             trust: AtomicU64::new(0),
-            trusted_since: watch::Sender::new(0),
+            trusted_since: Rising::default(),
             handshakes_failed: AtomicU64::new(0),
             other_cluster: AtomicU64::new(0),
         })
@@ -156,7 +155,7 @@ impl Pool {
     /// Closes every connection from before the last [`mark_newer`](Self::mark_newer), and takes no stream of
     /// theirs any more.
     pub(super) fn distrust_older(&self) {
-        self.trusted_since.send_replace(self.trust.load(SeqCst));
+        self.trusted_since.raise(self.trust.load(SeqCst));
     }
 
     /// Closes every connection; those that are needed are made again.
@@ -315,12 +314,10 @@ impl Pool {
         S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     {
         let proven = tls::peer_id(&connection);
-        let mut trusted_since = self.trusted_since.subscribe();
         loop {
             let accepted = select! {
                 biased;
-                // The sender is the pool's own.
-                _ = trusted_since.wait_for(|since| *since > trust) => break,
+                () = self.trusted_since.reaches(trust + 1) => break,
                 accepted = connection.accept_bi() => accepted,
             };
             let Ok((send, recv)) = accepted else { break };

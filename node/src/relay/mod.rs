@@ -28,7 +28,7 @@ use bruit_wire::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -38,6 +38,7 @@ use crate::{
     broker::{Broker, Client, Place},
     config::{Config, Limits, Relay},
     env::Env,
+    exit::Exiting,
     mesh::MeshHandle,
 };
 
@@ -122,7 +123,7 @@ impl Relays {
         env: &Env,
         broker: &Arc<Broker>,
         mesh: &MeshHandle,
-        exit: watch::Receiver<bool>,
+        exit: Exiting,
     ) -> Arc<Self> {
         let place = Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() };
         let relays = Arc::new(Self {
@@ -236,17 +237,17 @@ impl Relays {
         view.member(view.me()).map_or(0, |member| member.peer.generation)
     }
 
-    async fn run(self: Arc<Self>, mut exit: watch::Receiver<bool>) {
-        let mut views = self.mesh.view_changes();
+    async fn run(self: Arc<Self>, exit: Exiting) {
         loop {
-            let view = Arc::clone(&views.borrow_and_update());
+            // Before the view itself, so that a newer one is not missed.
+            let shown = self.mesh.views_shown();
+            let view = self.mesh.view();
             let next = self.reconcile(&view);
             self.expel(&view);
             select! {
                 biased;
-                // The sender lives as long as the node runs.
-                _ = exit.wait_for(|exit| *exit) => break,
-                _ = views.changed() => {}
+                () = exit.told() => break,
+                () = self.mesh.view_after(shown) => {}
                 () = self.woken.notified() => {}
                 () = sleep_until(next) => {}
             }
