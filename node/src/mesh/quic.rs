@@ -26,8 +26,9 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator,
+    Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream, ServerConfig, TransportConfig,
+    VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -47,6 +48,10 @@ const STREAMS_MAX: u32 = 4_096;
 const CONNECTIONS_MAX: usize = 8_192;
 /// Connections that were dialled and wait to be served; further ones are used in one direction only.
 const DIALLED_MAX: usize = 1_024;
+/// Packets are not larger than jumbo frames hold; that smaller ones are the largest that pass is found out.
+const MTU_MAX: u16 = 8_952;
+/// Packets that come before they are acknowledged, unless no more come.
+const ACK_EVERY: u32 = 8;
 /// How long a handshake, or one step of a conversation, may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -437,8 +442,14 @@ fn timed_out() -> io::Error {
 }
 
 fn transport() -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE).ok())
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

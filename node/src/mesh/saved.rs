@@ -30,8 +30,13 @@ pub(super) const CATALOGUE_MAX: usize = 256 * 1024 * 1024;
 pub(super) const PEERS_MAX: usize = 256 * 1024;
 /// Addresses that are remembered.
 const REMEMBERED: usize = 1_024;
-/// Changes that nobody waits for are saved together.
-const TOGETHER: Duration = Duration::from_secs(1);
+/// Changes that nobody waits for are saved together, when the first of them is so old ...
+const TOGETHER: Duration = Duration::from_millis(50);
+/// ... or, if that is more, so many times what the last save took: a large catalogue is not written all the
+/// time.
+const REST: u32 = 20;
+/// What could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Nobody waits longer for a save: a disk that fails is told by other means.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -76,6 +81,8 @@ impl Saves {
 struct Kept {
     unsaved: Option<Vec<u8>>,
     peers: BTreeSet<SocketAddr>,
+    /// How long the last save took.
+    took: Duration,
 }
 
 /// Saves what changes, until `exit`; then once more.
@@ -87,9 +94,9 @@ pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
             // The sender lives as long as the node runs.
             _ = exit.wait_for(|exit| *exit) => true,
             () = core.saves.woken.notified() => false,
-            () = sleep(TOGETHER), if kept.unsaved.is_some() => false,
+            () = sleep(RETRY), if kept.unsaved.is_some() => false,
         };
-        let together = Instant::now() + TOGETHER;
+        let together = Instant::now() + TOGETHER.max(kept.took * REST).min(PATIENCE);
         while !exiting && !core.saves.urgent.swap(false, Relaxed) {
             select! {
                 biased;
@@ -98,7 +105,9 @@ pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
                 () = sleep_until(together) => break,
             }
         }
+        let began = Instant::now();
         save(&core, &mut kept).await;
+        kept.took = began.elapsed();
         if exiting {
             return;
         }

@@ -19,7 +19,7 @@ mod owner;
 mod report;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -136,7 +136,8 @@ impl Relays {
                 }
             }));
         }));
-        relays.env.spawn.spawn(Box::pin(Arc::clone(&relays).run(exit)));
+        // With many channels in a large mesh a look takes a while.
+        relays.env.background.spawn(Box::pin(Arc::clone(&relays).run(exit)));
         relays
     }
 
@@ -201,10 +202,17 @@ impl Relays {
     fn reconcile(self: &Arc<Self>, view: &View) -> Instant {
         let now = Instant::now();
         let mut next = now + LOOK_EVERY;
+        // Without the lock, which consumers that come and go wait for.
+        let topics: BTreeSet<TopicName> =
+            self.channels.lock().keys().map(|(topic, _)| topic.clone()).collect();
+        let owners: BTreeMap<TopicName, BTreeMap<NodeId, Peer>> =
+            topics.into_iter().map(|topic| (topic.clone(), owners(view, &topic))).collect();
         let mut channels = self.channels.lock();
         let mut count: usize = channels.values().map(|fed| fed.links.len()).sum();
         for (key, fed) in channels.iter_mut() {
-            let wanted = if fed.feed.is_idle() { BTreeMap::new() } else { owners(view, &key.0) };
+            // One that came meanwhile has asked for another look.
+            let known = owners.get(&key.0).filter(|_| !fed.feed.is_idle());
+            let wanted = known.cloned().unwrap_or_default();
             for (owner, attempt) in &fed.links {
                 if wanted.get(owner).is_none_or(|peer| peer.generation != attempt.owner.generation) {
                     attempt.stop.stop();

@@ -1,7 +1,7 @@
 //! The task at the owner's end of a link: to the channel it is one more consumer, which has credit instead of
 //! RDY.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bruit_gossip::NodeId;
 use bruit_wire::{
@@ -11,7 +11,7 @@ use bruit_wire::{
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
-use tokio::select;
+use tokio::{select, time::timeout};
 
 use super::{Relays, link::read};
 use crate::{
@@ -24,6 +24,9 @@ const BATCH: usize = 256 * 1024;
 /// The node with the consumer ends a delivery that takes too long; only if it does not, the owner does, so much
 /// later, ms.
 const GRACE: u32 = 2_000;
+
+/// How long the last words of a peer that has gone may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the consumers at the other end can take.
 #[derive(Debug, Default)]
@@ -65,10 +68,16 @@ pub(super) async fn serve(relays: &Relays, from: NodeId, mut stream: PeerStream)
     let opened = bytes_of(Tell::Opened { tag: relays.tag });
     let outcome = async {
         send.write_all(&opened).await?;
-        select! {
+        let mut hearing = pin!(guest.hear(recv));
+        let spoken = select! {
             biased;
-            outcome = guest.hear(recv) => outcome,
+            outcome = &mut hearing => return outcome,
             outcome = guest.speak(from, &mut send) => outcome,
+        };
+        // The peer wants no more messages. What it has said of those that it had may still be on its way.
+        match spoken {
+            Err(_) => timeout(FAREWELL, hearing).await.unwrap_or(Ok(())),
+            Ok(()) => Ok(()),
         }
     };
     let outcome = outcome.await;
