@@ -2,9 +2,9 @@
 //!
 //! A [`feed`] is one channel with consumers here; it has a [`link`] to every other node that holds the topic.
 //! At the other end of a link the [`owner`] treats this node as one more consumer. [`inbound`] is what a link
-//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided. This module keeps the
-//! links that are wanted: it compares, whenever the view of the mesh changes, a consumer comes or goes, or a
-//! pause is over, what there should be with what there is.
+//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided, [`report`] what is shown of
+//! all this. This module keeps the links that are wanted: it compares, whenever the view of the mesh changes, a
+//! consumer comes or goes, or a pause is over, what there should be with what there is.
 //!
 //! **Invariants:** a message stays with its owner until the consumer's FIN has reached it. A relay makes no
 //! topic, and no channel that lasts, on another node. Consumers of other nodes cause no links, so nothing goes
@@ -16,6 +16,7 @@ mod grant;
 mod inbound;
 mod link;
 mod owner;
+mod report;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,8 +33,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub(crate) use self::feed::{Feed, LinkStats};
-use self::link::{Ended, Stop};
+#[cfg(test)]
+pub(crate) use self::report::PeerReport;
+pub(crate) use self::{
+    feed::Feed,
+    report::{LinkReport, RelayReport},
+};
+use self::{
+    link::{Ended, Stop},
+    report::Totals,
+};
 use crate::{
     broker::{Broker, Client, Place},
     config::{Config, Limits, Relay},
@@ -71,15 +80,6 @@ pub(crate) struct Relays {
     totals: Mutex<BTreeMap<NodeId, Totals>>,
 }
 
-/// Messages relayed from and to a node since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// From it, to consumers here.
-    pub(crate) received: u64,
-    /// To it, for its consumers.
-    pub(crate) sent: u64,
-}
-
 /// A channel with consumers here.
 struct Fed {
     feed: Arc<Feed>,
@@ -101,19 +101,6 @@ enum LinkState {
     Open,
     /// To be tried again.
     Waiting(Instant),
-}
-
-/// A link as it is shown.
-#[derive(Debug, Clone)]
-pub(crate) struct LinkReport {
-    /// The owner.
-    pub(crate) owner: Peer,
-    /// `opening`, `open` or `waiting`.
-    pub(crate) state: &'static str,
-    /// Its figures; zeros while it does not stand.
-    pub(crate) stats: LinkStats,
-    /// The round-trip to the owner, if it was measured.
-    pub(crate) rtt: Option<Duration>,
 }
 
 impl Relays {
@@ -182,51 +169,6 @@ impl Relays {
         }
     }
 
-    /// The links of a channel, by owner.
-    pub(crate) fn links_of(&self, topic: &TopicName, channel: &ChannelName) -> Vec<LinkReport> {
-        let view = self.mesh.view();
-        let channels = self.channels.lock();
-        let Some(fed) = channels.get(&(topic.clone(), channel.clone())) else { return Vec::new() };
-        let report = |(owner, attempt): (&NodeId, &Attempt)| LinkReport {
-            owner: attempt.owner,
-            state: attempt.state.as_str(),
-            stats: fed.feed.link_stats(*owner).unwrap_or_default(),
-            rtt: view.member(*owner).and_then(|member| member.rtt),
-        };
-        fed.links.iter().map(report).collect()
-    }
-
-    /// All links by state, and the credit that every owner has.
-    pub(crate) fn summary(&self) -> (BTreeMap<&'static str, u64>, BTreeMap<NodeId, u64>) {
-        let (mut states, mut credit) = (BTreeMap::new(), BTreeMap::new());
-        for fed in self.channels.lock().values() {
-            for (owner, attempt) in &fed.links {
-                *states.entry(attempt.state.as_str()).or_default() += 1;
-                let stats = fed.feed.link_stats(*owner).unwrap_or_default();
-                *credit.entry(*owner).or_default() += stats.credit;
-            }
-        }
-        (states, credit)
-    }
-
-    /// Links of other nodes to channels here.
-    pub(crate) fn guest_count(&self) -> u64 {
-        self.guests.lock().len() as u64
-    }
-
-    /// What was relayed, by node.
-    pub(crate) fn totals(&self) -> BTreeMap<NodeId, Totals> {
-        self.totals.lock().clone()
-    }
-
-    fn count_out(&self, to: NodeId, count: u64) {
-        self.totals.lock().entry(to).or_default().sent += count;
-    }
-
-    fn count_in(&self, from: NodeId, count: u64) {
-        self.totals.lock().entry(from).or_default().received += count;
-    }
-
     fn wall_now(&self) -> SystemTime {
         self.env.wall.now()
     }
@@ -244,6 +186,7 @@ impl Relays {
             let view = self.mesh.view();
             let next = self.reconcile(&view);
             self.expel(&view);
+            self.forget_strangers(&view);
             select! {
                 biased;
                 () = exit.told() => break,
@@ -342,16 +285,6 @@ impl Relays {
             if known > *generation || (known == *generation && !member.is_live()) {
                 client.close();
             }
-        }
-    }
-}
-
-impl LinkState {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::Open => "open",
-            Self::Waiting(_) => "waiting",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 use bruit_gossip::NodeId;
 use bruit_wire::{
     ChannelName,
-    relay::{Ask, GiveBack, OPEN_MAX, Open, Tell},
+    relay::{Ask, FINISH_MAX, GiveBack, OPEN_MAX, Open, Tell},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -138,15 +138,24 @@ impl<'a> Guest<'a> {
             while let Some((ask, len)) = Ask::decode(&input).map_err(io::Error::other)? {
                 input.advance(len);
                 match ask {
-                    Ask::Finish { first, count } => finished.extend(first..first + u64::from(count)),
+                    Ask::Finish { first, count } => {
+                        finished.extend(first..first + u64::from(count));
+                        if finished.len() >= FINISH_MAX as usize {
+                            self.finish(&mut finished);
+                        }
+                    }
                     other => self.apply(other),
                 }
             }
-            // What is refused was given to somebody else meanwhile: it took too long.
-            self.channel.finish(&self.client, &finished, |_, _| {});
-            finished.clear();
+            self.finish(&mut finished);
             self.client.signal.wake();
         }
+    }
+
+    /// What is refused was given to somebody else meanwhile: it took too long.
+    fn finish(&self, finished: &mut Vec<u64>) {
+        self.channel.finish(&self.client, finished, |_, _| {});
+        finished.clear();
     }
 
     /// Answers for messages that the peer no longer has are no errors: they took too long.
@@ -223,6 +232,9 @@ impl<'a> Guest<'a> {
             let want = Want { client: client.id, messages: credit, bytes: BATCH, timeout, sample: None };
             taken = self.channel.take(client, want, frames);
             account.sent += taken;
+            // The peer counts down likewise: else a backlog that is as long as it was would not be told anew
+            // when the peer has it for gone.
+            account.told = account.told.saturating_sub(taken);
             account.waited = client.is_waiting();
             credit -= taken;
         } else if woken {
