@@ -127,11 +127,13 @@ impl Relays {
             guests: Mutex::default(),
             totals: Mutex::default(),
         });
-        let serving = Arc::clone(&relays);
+        // The mesh does not keep the relays alive, which keep it: a node that has ended lets go of its sockets.
+        let serving = Arc::downgrade(&relays);
         relays.mesh.serve_relays(Arc::new(move |from, stream| {
-            let relays = Arc::clone(&serving);
+            let Some(relays) = serving.upgrade() else { return };
             // On the thread of the channels.
-            serving.env.spawn.spawn(Box::pin(async move {
+            let spawn = Arc::clone(&relays.env.spawn);
+            spawn.spawn(Box::pin(async move {
                 if let Err(error) = owner::serve(&relays, from, stream).await {
                     tracing::debug!("a link of {from} has ended: {error}");
                 }
