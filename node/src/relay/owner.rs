@@ -247,9 +247,8 @@ impl<'a> Guest<'a> {
             if client.set_able(false) && self.channel.is_ranked() {
                 self.channel.wake();
             }
-            if !account.waited {
+            if !client.is_watching() {
                 waiting = self.channel.await_more(client);
-                account.waited = client.is_waiting();
             }
         }
         let in_flight = client.in_flight.load(std::sync::atomic::Ordering::Relaxed);
