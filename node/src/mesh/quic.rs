@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io::{
         self,
-        ErrorKind::{ConnectionAborted, TimedOut},
+        ErrorKind::{ConnectionAborted, Other, PermissionDenied, TimedOut},
     },
     net::SocketAddr,
     sync::{
@@ -26,9 +26,9 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator,
-    Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream, ServerConfig, TransportConfig,
-    VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId,
+    ConnectionIdGenerator, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream,
+    ServerConfig, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{select, sync::mpsc, time::timeout};
@@ -230,7 +230,7 @@ impl Pool {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 self.handshakes_failed.fetch_add(1, Relaxed);
-                return Err(io::Error::other(error));
+                return Err(undone(error));
             }
             Err(_) => return Err(timed_out()),
         };
@@ -432,6 +432,18 @@ enum Next {
 
 fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ConnectionAborted, error)
+}
+
+/// A handshake that failed. If one side did not accept the other's certificate, nobody has permission.
+fn undone(error: ConnectionError) -> io::Error {
+    let code = match &error {
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => 0,
+    };
+    // RFC 9001, section 4.8: an alert of TLS.
+    let kind = if (0x100..0x200).contains(&code) { PermissionDenied } else { Other };
+    io::Error::new(kind, error)
 }
 
 fn timed_out() -> io::Error {

@@ -23,7 +23,7 @@ pub struct SwarmArgs {
     /// --seeds; without, it is `all`.
     #[arg(long)]
     scenario: Option<String>,
-    /// Measure instead of judging: the figures whose names start with this, or all.
+    /// Measure instead of judging: the figure of this name, those whose names start with it, or all.
     #[arg(long, value_name = "FIGURE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["nodes", "scenario", "trace"])]
     report: Option<String>,
 }

@@ -102,8 +102,8 @@ pub fn run_software<S: Software>(seed: u64, scenario: &Scenario, nodes: usize, p
 fn settling<S: Software>(world: &World<S>) -> Duration {
     let live = world.live().count().max(1);
     let dead = world.hosts.len() - live;
-    // A node looks at one member a second at most, so that few living take time to find many dead.
-    let usual = Duration::from_millis(15_000 + 10 * live as u64 + 5_000 * (dead / live) as u64);
+    // Few living take time to find many dead.
+    let usual = Duration::from_millis(15_000 + 10 * live as u64 + 200 * (dead / live) as u64);
     match world.profile {
         Profile::Wan => usual * 3,
         Profile::Lan | Profile::Local => usual,
