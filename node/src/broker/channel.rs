@@ -2,11 +2,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use bruit_wire::{ChannelName, TopicName};
+use bruit_wire::{ChannelName, TopicName, relay::GiveBack};
 use parking_lot::Mutex;
 
 use super::{
@@ -33,6 +36,8 @@ pub struct Channel {
     name: ChannelName,
     shared: Arc<Shared>,
     tail: Arc<Mutex<Tail>>,
+    /// As in the state, for those that do not hold the lock.
+    ranked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -49,6 +54,10 @@ struct State {
     /// The commit loop knows that there is something to write.
     noted: bool,
     deleted: bool,
+    /// Some consumers are, or were, preferred to others.
+    ranked: bool,
+    /// Messages delivered, by how near the consumer is.
+    delivered: [u64; 3],
 }
 
 /// A channel's figures (NSQ reference, section 6.5).
@@ -72,6 +81,9 @@ pub struct ChannelStats {
     pub client_count: u64,
     /// Whether it is paused.
     pub paused: bool,
+    /// Deliveries to consumers in the node's zone, in its region, and to all others (NSQ reference, section
+    /// 2.16).
+    pub delivered: [u64; 3],
 }
 
 /// Why a consumer is not taken.
@@ -100,8 +112,11 @@ impl Channel {
             scheduled: u64::MAX,
             noted: false,
             deleted: false,
+            ranked: false,
+            delivered: [0; 3],
         };
-        Arc::new(Self { number, topic, name, shared, tail, state: Mutex::new(state) })
+        let ranked = AtomicBool::new(false);
+        Arc::new(Self { number, topic, name, shared, tail, ranked, state: Mutex::new(state) })
     }
 
     /// Unique over the node's life.
@@ -133,7 +148,17 @@ impl Channel {
             return Err(SubscribeError::TooManyConsumers);
         }
         state.clients.push(Arc::clone(client));
+        if state.clients.iter().any(|other| other.rank() != client.rank()) {
+            state.ranked = true;
+            self.ranked.store(true, Ordering::Relaxed);
+        }
         Ok(())
+    }
+
+    /// Whether some consumers are, or were, preferred to others. Then one that can take no more, and did not
+    /// say so by taking, has to [`wake`](Self::wake) another.
+    pub(crate) fn is_ranked(&self) -> bool {
+        self.ranked.load(Ordering::Relaxed)
     }
 
     /// Removes a consumer whose connection is gone; what it had in flight is available again at once.
@@ -155,6 +180,9 @@ impl Channel {
     pub(crate) fn take(self: &Arc<Self>, client: &Arc<Client>, want: Want<'_>, out: &mut Output) -> u64 {
         let now = self.shared.clock.now();
         let mut state = self.state.lock();
+        if state.yields(client, &self.tail) {
+            return 0;
+        }
         let (Taken { messages, stop, prefetch }, more) = {
             let tail = self.tail.lock();
             let taken = state.queue.take(now, &tail, want, out);
@@ -162,6 +190,9 @@ impl Channel {
         };
         client.in_flight.fetch_add(messages, Ordering::Relaxed);
         client.message_count.fetch_add(messages, Ordering::Relaxed);
+        if let Some(count) = state.delivered.get_mut(client.proximity() as usize) {
+            *count += messages;
+        }
         match stop {
             // Another consumer should not sleep while messages lie there.
             Stop::Full if more => drop(state.wake_one()),
@@ -221,6 +252,40 @@ impl Channel {
         client.requeue_count.fetch_add(1, Ordering::Relaxed);
         self.note_pending(&mut state);
         self.schedule(&mut state);
+        state.wake_one();
+        Ok(())
+    }
+
+    /// How many messages wait for a client that can take none now. If there are none, or others come first,
+    /// it is woken when it is worth asking again.
+    pub(crate) fn await_more(&self, client: &Arc<Client>) -> u64 {
+        let mut state = self.state.lock();
+        if state.yields(client, &self.tail) {
+            return 0;
+        }
+        let tail = self.tail.lock();
+        let waiting = if state.queue.has_more(&tail) { state.queue.depth(&tail) } else { 0 };
+        drop(tail);
+        if waiting == 0 {
+            state.wait(client);
+        }
+        waiting
+    }
+
+    /// Puts a message back that a client hands back without an answer.
+    ///
+    /// # Errors
+    /// It is not the client's.
+    pub(crate) fn give_back(
+        self: &Arc<Self>,
+        client: &Client,
+        sequence: u64,
+        how: GiveBack,
+    ) -> Result<(), NotYours> {
+        let mut state = self.state.lock();
+        state.queue.take_back(sequence, client.id, how)?;
+        client.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.note_pending(&mut state);
         state.wake_one();
         Ok(())
     }
@@ -288,10 +353,9 @@ impl Channel {
     /// Drops everything that the channel holds or would deliver next.
     pub(super) fn empty(&self, mark: u64) {
         let mut state = self.state.lock();
-        state.queue.empty(mark);
+        let lost = state.queue.empty(mark);
         for client in &state.clients {
-            client.in_flight.store(0, Ordering::Relaxed);
-            client.signal.wake();
+            client.lost(lost.get(&client.id).copied().unwrap_or_default());
         }
     }
 
@@ -353,13 +417,14 @@ impl Channel {
         ChannelStats {
             depth,
             backend_depth: depth.saturating_sub(tail.in_memory(queue.next)),
-            in_flight_count: queue.window.len(),
+            in_flight_count: queue.flight.window.len(),
             deferred_count: queue.deferred_count(),
             message_count: queue.message_count(tail.mark()),
             requeue_count: queue.requeue_count,
             timeout_count: queue.timeout_count,
             client_count: state.clients.len() as u64,
             paused: queue.paused,
+            delivered: state.delivered,
         }
     }
 
@@ -423,14 +488,36 @@ impl Channel {
 }
 
 impl State {
-    /// Wakes the consumer that waits longest; returns whether there was one.
+    /// Wakes the consumer that waits longest, of those that come first; returns whether there was one.
     fn wake_one(&mut self) -> bool {
-        let woken = self.waiting.pop_front();
+        let first = match self.ranked {
+            false => 0,
+            true => {
+                let ranks = self.waiting.iter().map(|client| client.rank()).enumerate();
+                ranks.min_by_key(|&(_, rank)| rank).map_or(0, |(at, _)| at)
+            }
+        };
+        let woken = self.waiting.remove(first);
         if let Some(client) = &woken {
             client.waiting.store(false, Ordering::Relaxed);
             client.signal.wake();
         }
         woken.is_some()
+    }
+
+    /// Whether messages wait, and a consumer that comes before this one can take them. Then this one waits,
+    /// and the other is woken.
+    fn yields(&mut self, client: &Arc<Client>, tail: &Mutex<Tail>) -> bool {
+        let rank = client.rank();
+        let comes_first = |other: &Arc<Client>| other.rank() < rank && other.able.load(Ordering::Relaxed);
+        if !self.ranked || !self.clients.iter().any(comes_first) || !self.queue.has_more(&tail.lock()) {
+            return false;
+        }
+        self.wait(client);
+        if self.waiting.iter().any(comes_first) {
+            self.wake_one();
+        }
+        true
     }
 
     fn wait(&mut self, client: &Arc<Client>) {

@@ -35,6 +35,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::quic::PeerStream;
 use self::{
     core::{Core, Dropped, State},
     local::Local,
@@ -266,6 +267,13 @@ async fn serve(core: Arc<Core>, incoming: Incoming) {
     let outcome = match purpose {
         Purpose::Exchange => exchange::follow(&core, from, stream).await,
         Purpose::Keys => keys::serve(&core, from, stream).await,
+        Purpose::Relay => {
+            // Before the node serves, there is nobody to hand it to: the peer tries again.
+            if let Some(relays) = core.relays.get() {
+                relays(from, stream);
+            }
+            Ok(())
+        }
     };
     if let Err(error) = outcome {
         tracing::debug!("a stream from {from} broke off: {error}");
@@ -353,6 +361,26 @@ impl MeshHandle {
     /// What the mesh looks like, as far as this node knows.
     pub(crate) fn view(&self) -> Arc<View> {
         self.core.view()
+    }
+
+    /// The view, whenever it changes.
+    pub(crate) fn view_changes(&self) -> watch::Receiver<Arc<View>> {
+        self.core.view.subscribe()
+    }
+
+    /// Hands every link that a peer opens to `serve`. To be called once.
+    pub(crate) fn serve_relays(&self, serve: core::ServeRelay) {
+        // A second one would find the first in its place.
+        let _ = self.core.relays.set(serve);
+    }
+
+    /// Opens a link to a peer.
+    ///
+    /// # Errors
+    /// The mesh is off, or the peer cannot be reached, refuses, or takes longer than a few seconds.
+    pub(crate) async fn open_relay(&self, peer: &Peer) -> io::Result<PeerStream> {
+        let pool = self.core.pool.as_ref().ok_or_else(|| io::Error::other("the mesh is off"))?;
+        pool.open(peer, Purpose::Relay).await
     }
 
     /// This node.
