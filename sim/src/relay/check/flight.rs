@@ -109,15 +109,19 @@ pub(super) fn let_go_at(delivery: &Delivery, consumer: &Consumer) -> Duration {
     refused.map_or(free, |answer| answer.at.min(free))
 }
 
-/// Consumers that held more messages than any RDY that can have been in force.
+/// Consumers that held more messages than any RDY that can have been in force. What came over a link that may
+/// be lost does not count: it is the consumer's no longer.
 fn overrun(ledger: &Ledger<'_>) -> Vec<Finding> {
-    let mut held: BTreeMap<Conn, Vec<Duration>> = BTreeMap::new();
+    let mut held: BTreeMap<Conn, Vec<(Duration, &Delivery)>> = BTreeMap::new();
     let mut findings = Vec::new();
     for delivery in &ledger.deliveries {
         let Some(consumer) = ledger.conns.get(&delivery.conn) else { continue };
         let held = held.entry(delivery.conn).or_default();
-        held.retain(|free| *free > delivery.at + SLACK);
-        held.push(let_go_at(delivery, consumer));
+        held.retain(|(free, before)| {
+            *free > delivery.at + SLACK
+                && ledger.held_together(before.owner, before.node, before.at, delivery.at)
+        });
+        held.push((let_go_at(delivery, consumer), delivery));
         let allowed = allowed(consumer, delivery.at);
         if held.len() as u64 > allowed {
             let (conn, at, holds, node) = (delivery.conn, delivery.at, held.len(), delivery.node);
