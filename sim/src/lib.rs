@@ -27,6 +27,7 @@ pub mod run;
 pub mod scenario;
 pub mod shape;
 pub mod swarm;
+pub mod sweep;
 pub mod trace;
 pub mod workload;
 pub mod world;

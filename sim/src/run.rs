@@ -23,13 +23,14 @@ use crate::{
     relay,
     scenario::Scenario,
     shape::Shape,
+    sweep::write_findings,
     trace::{SimClock, Trace},
     workload::{self, NODE, Target},
     world::{Ether, HTTP_PORT, Machine, TCP_PORT, epoch},
 };
 
 /// A run that has not ended after this much simulated time never will.
-const LONGEST: Duration = Duration::from_secs(240);
+pub(crate) const LONGEST: Duration = Duration::from_secs(240);
 
 /// Time that a packet takes. Fixed, as anything else would reorder packets.
 const LATENCY: Duration = Duration::from_millis(1);
@@ -104,16 +105,7 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     let plan = scenario.plan(&mut dice.fork(4), shape.chaos);
     trace.event(format_args!("seed {seed} scenario {} {shape:?} {plan:?}", scenario.name));
     let watch = PanicWatch::new();
-    let mut sim = turmoil::Builder::new()
-        .epoch(epoch())
-        .rng_seed(seed)
-        .simulation_duration(LONGEST * 2)
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(LATENCY)
-        .max_message_latency(LATENCY)
-        .tcp_capacity(1024)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = simulation(seed);
     let address = sim.lookup(NODE);
     for host in [address, sim.lookup(CLIENTS)] {
         ether.add_host(host);
@@ -145,6 +137,20 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     }
 }
 
+/// A simulation without hosts.
+pub(crate) fn simulation(seed: u64) -> turmoil::Sim<'static> {
+    turmoil::Builder::new()
+        .epoch(epoch())
+        .rng_seed(seed)
+        .simulation_duration(LONGEST * 2)
+        .tick_duration(Duration::from_millis(1))
+        .min_message_latency(LATENCY)
+        .max_message_latency(LATENCY)
+        .tcp_capacity(1024)
+        .udp_capacity(4096)
+        .build()
+}
+
 fn step_to_the_end(
     sim: &mut turmoil::Sim<'_>,
     clock: &SimClock,
@@ -173,7 +179,8 @@ fn step_to_the_end(
     }
 }
 
-fn config(shape: &Shape) -> Config {
+/// What a node that keeps to itself is told.
+pub(crate) fn config(shape: &Shape) -> Config {
     let mut config = Config {
         tcp_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, TCP_PORT)),
         http_address: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTP_PORT))),
@@ -243,9 +250,6 @@ impl Verdict {
     }
 }
 
-/// How many findings a verdict shows; the first is usually the cause of the others.
-const SHOWN: usize = 8;
-
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (word, tally, wear) = (if self.is_good() { "ok" } else { "FAILED" }, self.tally, self.wear);
@@ -281,15 +285,6 @@ impl fmt::Display for Verdict {
         for note in &self.notes {
             writeln!(f, "  {note}")?;
         }
-        for finding in self.findings.iter().take(SHOWN) {
-            writeln!(f, "  {finding}")?;
-        }
-        if self.findings.len() > SHOWN {
-            writeln!(f, "  and {} more", self.findings.len() - SHOWN)?;
-        }
-        if !self.is_good() {
-            writeln!(f, "  replay: {}", self.replay())?;
-        }
-        Ok(())
+        write_findings(f, &self.findings, &self.replay())
     }
 }

@@ -23,7 +23,7 @@ use super::{
     quic::{PeerStream, Pool},
     saved::Saves,
 };
-use crate::{MeshConfig, broker::Broker, env::Env};
+use crate::{MeshConfig, broker::Broker, env::Env, rising::Rising};
 
 /// Senders of refused packets are named in the log this often, and no more.
 const NAMED_EVERY: Duration = Duration::from_secs(60);
@@ -41,6 +41,8 @@ pub(super) struct Core {
     /// `None` when the mesh is off: then this is a mesh of one.
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) view: watch::Sender<Arc<View>>,
+    /// Counts views.
+    pub(super) views_shown: Rising,
     pub(super) state: Mutex<State>,
     /// Wakes the gossip task: something was put into the machine by another task.
     pub(super) woken: Notify,
@@ -103,6 +105,7 @@ impl Core {
             broker,
             pool,
             view,
+            views_shown: Rising::default(),
             state: Mutex::new(state),
             woken: Notify::new(),
             saves: Saves::default(),

@@ -26,18 +26,18 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator,
+    Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream, ServerConfig, TransportConfig,
+    VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    select,
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{select, sync::mpsc, time::timeout};
 
 use super::tls;
-use crate::env::{Entropy, Env, QuicRuntime, WallClock};
+use crate::{
+    env::{Entropy, Env, QuicRuntime, WallClock},
+    rising::Rising,
+};
 
 /// A connection that nothing used for this long is closed; opening it again costs a handshake.
 const IDLE: Duration = Duration::from_secs(10 * 60);
@@ -47,6 +47,10 @@ const STREAMS_MAX: u32 = 4_096;
 const CONNECTIONS_MAX: usize = 8_192;
 /// Connections that were dialled and wait to be served; further ones are used in one direction only.
 const DIALLED_MAX: usize = 1_024;
+/// Packets are not larger than jumbo frames hold; that smaller ones are the largest that pass is found out.
+const MTU_MAX: u16 = 8_952;
+/// Packets that come before they are acknowledged, unless no more come.
+const ACK_EVERY: u32 = 8;
 /// How long a handshake, or one step of a conversation, may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -66,7 +70,7 @@ pub(crate) struct Pool {
     /// Counts removals of keys; what a new connection is marked with.
     trust: AtomicU64,
     /// Connections with an older mark are closed.
-    trusted_since: watch::Sender<u64>,
+    trusted_since: Rising,
     /// Handshakes that failed, dialled or accepted.
     pub(super) handshakes_failed: AtomicU64,
     /// Streams that another cluster opened.
@@ -128,7 +132,7 @@ impl Pool {
             dialled,
             to_serve: Mutex::new(Some(to_serve)),
             trust: AtomicU64::new(0),
-            trusted_since: watch::Sender::new(0),
+            trusted_since: Rising::default(),
             handshakes_failed: AtomicU64::new(0),
             other_cluster: AtomicU64::new(0),
         })
@@ -151,7 +155,7 @@ impl Pool {
     /// Closes every connection from before the last [`mark_newer`](Self::mark_newer), and takes no stream of
     /// theirs any more.
     pub(super) fn distrust_older(&self) {
-        self.trusted_since.send_replace(self.trust.load(SeqCst));
+        self.trusted_since.raise(self.trust.load(SeqCst));
     }
 
     /// Closes every connection; those that are needed are made again.
@@ -310,12 +314,10 @@ impl Pool {
         S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     {
         let proven = tls::peer_id(&connection);
-        let mut trusted_since = self.trusted_since.subscribe();
         loop {
             let accepted = select! {
                 biased;
-                // The sender is the pool's own.
-                _ = trusted_since.wait_for(|since| *since > trust) => break,
+                () = self.trusted_since.reaches(trust + 1) => break,
                 accepted = connection.accept_bi() => accepted,
             };
             let Ok((send, recv)) = accepted else { break };
@@ -437,8 +439,14 @@ fn timed_out() -> io::Error {
 }
 
 fn transport() -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE).ok())
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -56,8 +56,16 @@ impl Stop {
         self.signal.wake();
     }
 
-    pub(super) fn is_asked(&self) -> bool {
+    fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    async fn asked(&self) {
+        poll_fn(|cx| {
+            self.signal.register(cx);
+            if self.is_asked() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
@@ -69,7 +77,13 @@ pub(super) async fn run(
     stop: &Stop,
     stood: impl FnOnce(),
 ) -> Ended {
-    let (mut send, recv, tag, input) = match open(relays, feed, owner).await {
+    // An owner that was started anew does not wait until its earlier life does not answer.
+    let opened = select! {
+        biased;
+        () = stop.asked() => return Ended::Unwanted,
+        opened = open(relays, feed, owner) => opened,
+    };
+    let (mut send, recv, tag, input) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return Ended::Absent,
         Err(error) => return Ended::Lost(error),

@@ -2,9 +2,9 @@
 //!
 //! A [`feed`] is one channel with consumers here; it has a [`link`] to every other node that holds the topic.
 //! At the other end of a link the [`owner`] treats this node as one more consumer. [`inbound`] is what a link
-//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided. This module keeps the
-//! links that are wanted: it compares, whenever the view of the mesh changes, a consumer comes or goes, or a
-//! pause is over, what there should be with what there is.
+//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided, [`report`] what is shown of
+//! all this. This module keeps the links that are wanted: it compares, whenever the view of the mesh changes, a
+//! consumer comes or goes, or a pause is over, what there should be with what there is.
 //!
 //! **Invariants:** a message stays with its owner until the consumer's FIN has reached it. A relay makes no
 //! topic, and no channel that lasts, on another node. Consumers of other nodes cause no links, so nothing goes
@@ -16,9 +16,10 @@ mod grant;
 mod inbound;
 mod link;
 mod owner;
+mod report;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -28,17 +29,26 @@ use bruit_wire::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
-pub(crate) use self::feed::{Feed, LinkStats};
-use self::link::{Ended, Stop};
+#[cfg(test)]
+pub(crate) use self::report::PeerReport;
+pub(crate) use self::{
+    feed::Feed,
+    report::{LinkReport, RelayReport},
+};
+use self::{
+    link::{Ended, Stop},
+    report::Totals,
+};
 use crate::{
     broker::{Broker, Client, Place},
     config::{Config, Limits, Relay},
     env::Env,
-    mesh::{MeshHandle, PeerStream},
+    exit::Exiting,
+    mesh::MeshHandle,
 };
 
 /// Links of other nodes to channels here, at most; further ones are told that there is no such channel.
@@ -70,15 +80,6 @@ pub(crate) struct Relays {
     totals: Mutex<BTreeMap<NodeId, Totals>>,
 }
 
-/// Messages relayed from and to a node since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// From it, to consumers here.
-    pub(crate) received: u64,
-    /// To it, for its consumers.
-    pub(crate) sent: u64,
-}
-
 /// A channel with consumers here.
 struct Fed {
     feed: Arc<Feed>,
@@ -102,19 +103,6 @@ enum LinkState {
     Waiting(Instant),
 }
 
-/// A link as it is shown.
-#[derive(Debug, Clone)]
-pub(crate) struct LinkReport {
-    /// The owner.
-    pub(crate) owner: Peer,
-    /// `opening`, `open` or `waiting`.
-    pub(crate) state: &'static str,
-    /// Its figures; zeros while it does not stand.
-    pub(crate) stats: LinkStats,
-    /// The round-trip to the owner, if it was measured.
-    pub(crate) rtt: Option<Duration>,
-}
-
 impl Relays {
     /// Begins to serve links of other nodes, and to open links for consumers here unless that is off.
     pub(crate) fn start(
@@ -122,7 +110,7 @@ impl Relays {
         env: &Env,
         broker: &Arc<Broker>,
         mesh: &MeshHandle,
-        exit: watch::Receiver<bool>,
+        exit: Exiting,
     ) -> Arc<Self> {
         let place = Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() };
         let relays = Arc::new(Self {
@@ -139,17 +127,20 @@ impl Relays {
             guests: Mutex::default(),
             totals: Mutex::default(),
         });
-        let serving = Arc::clone(&relays);
+        // The mesh does not keep the relays alive, which keep it: a node that has ended lets go of its sockets.
+        let serving = Arc::downgrade(&relays);
         relays.mesh.serve_relays(Arc::new(move |from, stream| {
-            let relays = Arc::clone(&serving);
+            let Some(relays) = serving.upgrade() else { return };
             // On the thread of the channels.
-            serving.env.spawn.spawn(Box::pin(async move {
+            let spawn = Arc::clone(&relays.env.spawn);
+            spawn.spawn(Box::pin(async move {
                 if let Err(error) = owner::serve(&relays, from, stream).await {
                     tracing::debug!("a link of {from} has ended: {error}");
                 }
             }));
         }));
-        relays.env.spawn.spawn(Box::pin(Arc::clone(&relays).run(exit)));
+        // With many channels in a large mesh a look takes a while.
+        relays.env.background.spawn(Box::pin(Arc::clone(&relays).run(exit)));
         relays
     }
 
@@ -180,51 +171,6 @@ impl Relays {
         }
     }
 
-    /// The links of a channel, by owner.
-    pub(crate) fn links_of(&self, topic: &TopicName, channel: &ChannelName) -> Vec<LinkReport> {
-        let view = self.mesh.view();
-        let channels = self.channels.lock();
-        let Some(fed) = channels.get(&(topic.clone(), channel.clone())) else { return Vec::new() };
-        let report = |(owner, attempt): (&NodeId, &Attempt)| LinkReport {
-            owner: attempt.owner,
-            state: attempt.state.as_str(),
-            stats: fed.feed.link_stats(*owner).unwrap_or_default(),
-            rtt: view.member(*owner).and_then(|member| member.rtt),
-        };
-        fed.links.iter().map(report).collect()
-    }
-
-    /// All links by state, and the credit that every owner has.
-    pub(crate) fn summary(&self) -> (BTreeMap<&'static str, u64>, BTreeMap<NodeId, u64>) {
-        let (mut states, mut credit) = (BTreeMap::new(), BTreeMap::new());
-        for fed in self.channels.lock().values() {
-            for (owner, attempt) in &fed.links {
-                *states.entry(attempt.state.as_str()).or_default() += 1;
-                let stats = fed.feed.link_stats(*owner).unwrap_or_default();
-                *credit.entry(*owner).or_default() += stats.credit;
-            }
-        }
-        (states, credit)
-    }
-
-    /// Links of other nodes to channels here.
-    pub(crate) fn guest_count(&self) -> u64 {
-        self.guests.lock().len() as u64
-    }
-
-    /// What was relayed, by node.
-    pub(crate) fn totals(&self) -> BTreeMap<NodeId, Totals> {
-        self.totals.lock().clone()
-    }
-
-    fn count_out(&self, to: NodeId, count: u64) {
-        self.totals.lock().entry(to).or_default().sent += count;
-    }
-
-    fn count_in(&self, from: NodeId, count: u64) {
-        self.totals.lock().entry(from).or_default().received += count;
-    }
-
     fn wall_now(&self) -> SystemTime {
         self.env.wall.now()
     }
@@ -235,17 +181,18 @@ impl Relays {
         view.member(view.me()).map_or(0, |member| member.peer.generation)
     }
 
-    async fn run(self: Arc<Self>, mut exit: watch::Receiver<bool>) {
-        let mut views = self.mesh.view_changes();
+    async fn run(self: Arc<Self>, exit: Exiting) {
         loop {
-            let view = Arc::clone(&views.borrow_and_update());
+            // Before the view itself, so that a newer one is not missed.
+            let shown = self.mesh.views_shown();
+            let view = self.mesh.view();
             let next = self.reconcile(&view);
             self.expel(&view);
+            self.forget_strangers(&view);
             select! {
                 biased;
-                // The sender lives as long as the node runs.
-                _ = exit.wait_for(|exit| *exit) => break,
-                _ = views.changed() => {}
+                () = exit.told() => break,
+                () = self.mesh.view_after(shown) => {}
                 () = self.woken.notified() => {}
                 () = sleep_until(next) => {}
             }
@@ -258,10 +205,17 @@ impl Relays {
     fn reconcile(self: &Arc<Self>, view: &View) -> Instant {
         let now = Instant::now();
         let mut next = now + LOOK_EVERY;
+        // Without the lock, which consumers that come and go wait for.
+        let topics: BTreeSet<TopicName> =
+            self.channels.lock().keys().map(|(topic, _)| topic.clone()).collect();
+        let owners: BTreeMap<TopicName, BTreeMap<NodeId, Peer>> =
+            topics.into_iter().map(|topic| (topic.clone(), owners(view, &topic))).collect();
         let mut channels = self.channels.lock();
         let mut count: usize = channels.values().map(|fed| fed.links.len()).sum();
         for (key, fed) in channels.iter_mut() {
-            let wanted = if fed.feed.is_idle() { BTreeMap::new() } else { owners(view, &key.0) };
+            // One that came meanwhile has asked for another look.
+            let known = owners.get(&key.0).filter(|_| !fed.feed.is_idle());
+            let wanted = known.cloned().unwrap_or_default();
             for (owner, attempt) in &fed.links {
                 if wanted.get(owner).is_none_or(|peer| peer.generation != attempt.owner.generation) {
                     attempt.stop.stop();
@@ -333,16 +287,6 @@ impl Relays {
             if known > *generation || (known == *generation && !member.is_live()) {
                 client.close();
             }
-        }
-    }
-}
-
-impl LinkState {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::Open => "open",
-            Self::Waiting(_) => "waiting",
         }
     }
 }

@@ -1,17 +1,17 @@
 //! The task at the owner's end of a link: to the channel it is one more consumer, which has credit instead of
 //! RDY.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bruit_gossip::NodeId;
 use bruit_wire::{
     ChannelName,
-    relay::{Ask, GiveBack, OPEN_MAX, Open, Tell},
+    relay::{Ask, FINISH_MAX, GiveBack, OPEN_MAX, Open, Tell},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
-use tokio::select;
+use tokio::{select, time::timeout};
 
 use super::{Relays, link::read};
 use crate::{
@@ -24,6 +24,9 @@ const BATCH: usize = 256 * 1024;
 /// The node with the consumer ends a delivery that takes too long; only if it does not, the owner does, so much
 /// later, ms.
 const GRACE: u32 = 2_000;
+
+/// How long the last words of a peer that has gone may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the consumers at the other end can take.
 #[derive(Debug, Default)]
@@ -65,10 +68,16 @@ pub(super) async fn serve(relays: &Relays, from: NodeId, mut stream: PeerStream)
     let opened = bytes_of(Tell::Opened { tag: relays.tag });
     let outcome = async {
         send.write_all(&opened).await?;
-        select! {
+        let mut hearing = pin!(guest.hear(recv));
+        let spoken = select! {
             biased;
-            outcome = guest.hear(recv) => outcome,
+            outcome = &mut hearing => return outcome,
             outcome = guest.speak(from, &mut send) => outcome,
+        };
+        // The peer wants no more messages. What it has said of those that it had may still be on its way.
+        match spoken {
+            Err(_) => timeout(FAREWELL, hearing).await.unwrap_or(Ok(())),
+            Ok(()) => Ok(()),
         }
     };
     let outcome = outcome.await;
@@ -129,15 +138,24 @@ impl<'a> Guest<'a> {
             while let Some((ask, len)) = Ask::decode(&input).map_err(io::Error::other)? {
                 input.advance(len);
                 match ask {
-                    Ask::Finish { first, count } => finished.extend(first..first + u64::from(count)),
+                    Ask::Finish { first, count } => {
+                        finished.extend(first..first + u64::from(count));
+                        if finished.len() >= FINISH_MAX as usize {
+                            self.finish(&mut finished);
+                        }
+                    }
                     other => self.apply(other),
                 }
             }
-            // What is refused was given to somebody else meanwhile: it took too long.
-            self.channel.finish(&self.client, &finished, |_, _| {});
-            finished.clear();
+            self.finish(&mut finished);
             self.client.signal.wake();
         }
+    }
+
+    /// What is refused was given to somebody else meanwhile: it took too long.
+    fn finish(&self, finished: &mut Vec<u64>) {
+        self.channel.finish(&self.client, finished, |_, _| {});
+        finished.clear();
     }
 
     /// Answers for messages that the peer no longer has are no errors: they took too long.
@@ -214,6 +232,9 @@ impl<'a> Guest<'a> {
             let want = Want { client: client.id, messages: credit, bytes: BATCH, timeout, sample: None };
             taken = self.channel.take(client, want, frames);
             account.sent += taken;
+            // The peer counts down likewise: else a backlog that is as long as it was would not be told anew
+            // when the peer has it for gone.
+            account.told = account.told.saturating_sub(taken);
             account.waited = client.is_waiting();
             credit -= taken;
         } else if woken {

@@ -11,7 +11,7 @@ pub mod fair;
 pub mod ledger;
 pub mod plan;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use self::{
     check::check,
@@ -25,14 +25,14 @@ use crate::{
     disk::Wear,
     gate::Gate,
     history::Recorder,
-    mesh::{LATENCY, LONGEST, Site, cables::Cables, plan::MeshPlan, raise, step_to_the_end},
+    mesh::{Site, cables::Cables, plan::MeshPlan, raise, step_to_the_end},
     nemesis::CLIENTS,
     panics::PanicWatch,
     process::{Life, Process},
-    run::{Tally, Verdict, tally},
+    run::{self, Tally, Verdict, tally},
     scenario::Scenario,
     trace::{SimClock, Trace},
-    world::{Ether, epoch},
+    world::Ether,
 };
 
 /// Who uses the nodes, and who judges what they saw.
@@ -59,16 +59,7 @@ pub(crate) fn run(
     let recorder = Recorder::new(trace.clone());
     trace.event(format_args!("seed {seed} scenario {} {plan:?}", scenario.name));
     let watch = PanicWatch::new();
-    let mut sim = turmoil::Builder::new()
-        .epoch(epoch())
-        .rng_seed(seed)
-        .simulation_duration(LONGEST * 2)
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(LATENCY)
-        .max_message_latency(LATENCY)
-        .tcp_capacity(1024)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = run::simulation(seed);
     let ether = Ether::new(trace);
     let mut sites = raise(&mut sim, &dice, &plan.mesh, &plan.shape, (&ether, &recorder), software);
     let addresses: Vec<IpAddr> = sites.iter().map(|site| site.victim.address).collect();

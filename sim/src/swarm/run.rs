@@ -12,7 +12,7 @@ use super::{
     software::Software,
     world::World,
 };
-use crate::{check::Finding, dice::Dice, panics::PanicWatch};
+use crate::{check::Finding, dice::Dice, panics::PanicWatch, sweep::write_findings};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -210,9 +210,6 @@ impl Verdict {
     }
 }
 
-/// How many findings a verdict shows; the first is usually the cause of the others.
-const SHOWN: usize = 8;
-
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -230,15 +227,6 @@ impl fmt::Display for Verdict {
             self.trace_hash,
             self.events,
         )?;
-        for finding in self.findings.iter().take(SHOWN) {
-            writeln!(f, "  {finding}")?;
-        }
-        if self.findings.len() > SHOWN {
-            writeln!(f, "  and {} more", self.findings.len() - SHOWN)?;
-        }
-        if !self.is_good() {
-            writeln!(f, "  replay: {}", self.replay())?;
-        }
-        Ok(())
+        write_findings(f, &self.findings, &self.replay())
     }
 }
