@@ -75,9 +75,17 @@ pub(crate) struct Relays {
     opens_links: bool,
     channels: Mutex<BTreeMap<Key, Fed>>,
     woken: Notify,
-    /// Consumers here that stand for other nodes: by client, with their node and which start of it.
-    guests: Mutex<BTreeMap<u32, (NodeId, u64, Arc<Client>)>>,
+    /// Consumers here that stand for other nodes, by client.
+    guests: Mutex<BTreeMap<u32, Standing>>,
     totals: Mutex<BTreeMap<NodeId, Totals>>,
+}
+
+/// A consumer that stands for another node.
+struct Standing {
+    node: NodeId,
+    /// Which start of that node.
+    generation: u64,
+    client: Arc<Client>,
 }
 
 /// A channel with consumers here.
@@ -281,8 +289,8 @@ impl Relays {
     /// Ends links of nodes that are gone, or have started again since: what they had is delivered again.
     fn expel(&self, view: &View) {
         let guests = self.guests.lock();
-        for (from, generation, client) in guests.values() {
-            let Some(member) = view.member(*from) else { continue };
+        for Standing { node, generation, client } in guests.values() {
+            let Some(member) = view.member(*node) else { continue };
             let known = member.peer.generation;
             if known > *generation || (known == *generation && !member.is_live()) {
                 client.close();
