@@ -100,7 +100,7 @@ impl Errands {
             sleep(Duration::from_millis(5)).await;
         }
         let (topic, channel) = DOOMED;
-        self.post(&format!("/channel/delete?topic={topic}&channel={channel}"), &mut dice).await?;
+        self.delete_channel(topic, channel, &mut dice).await?;
         self.healed.pass().await;
         let deadline = Instant::now() + DONE_WITHIN;
         let mut left = Vec::new();
@@ -267,12 +267,19 @@ impl Errands {
         }
     }
 
-    /// Posts to one node after the other until one says 200.
-    async fn post(&self, path: &str, dice: &mut Dice) -> Result<(), Finding> {
+    /// Asks one node after the other to delete a channel, until one says that it has, or it is gone everywhere:
+    /// an answer may have been lost.
+    async fn delete_channel(&self, topic: &str, channel: &str, dice: &mut Dice) -> Result<(), Finding> {
+        let path = format!("/channel/delete?topic={topic}&channel={channel}");
         loop {
             let node = self.some_node(dice);
-            let answer = http("POST", &self.nodes[node].name, path, PATIENCE).await;
-            if matches!(answer, Ok((200, _))) {
+            let answer = http("POST", &self.nodes[node].name, &path, PATIENCE).await;
+            let is_done = match answer {
+                Ok((200, _)) => true,
+                Ok((404, _)) => self.holders().await.is_empty(),
+                _ => false,
+            };
+            if is_done {
                 self.nodes[node].recorder.record(Event::Fault(format!("{path} done")));
                 return Ok(());
             }

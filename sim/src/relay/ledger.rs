@@ -24,6 +24,9 @@ pub type NodeIndex = usize;
 /// has to be heard of again.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
+/// For how long before its end a process that was asked to stop may have been letting go of its links.
+const STOPPING: Duration = Duration::from_secs(2);
+
 /// How much earlier than it arrives a message may have been sent.
 const WAY: Duration = Duration::from_millis(10);
 
@@ -236,7 +239,10 @@ impl<'p> Ledger<'p> {
     #[must_use]
     pub fn lived(&self, node: NodeIndex, from: Duration, until: Duration) -> bool {
         let from = from.saturating_sub(WAY);
-        !self.downs.iter().any(|(at_node, at, ..)| *at_node == node && (from..=until).contains(at))
+        !self.downs.iter().any(|(at_node, at, _, down)| {
+            let began = if *down == Down::Stopped { at.saturating_sub(STOPPING) } else { *at };
+            *at_node == node && began <= until && *at >= from
+        })
     }
 
     /// Whether nothing can have broken what is between two nodes, from `from` to `until`. If they are one, it

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     dice::Dice,
-    mesh::plan::{self, Cable, MeshPlan},
+    mesh::plan::{self, Cable, Joining, MeshPlan},
     shape::{Channel, Keeping, Place, Shape, Topic},
 };
 
@@ -72,6 +72,10 @@ impl RelayPlan {
     pub(crate) fn new(dice: &mut Dice, draw: fn(&mut MeshPlan, &mut Dice)) -> Self {
         let mut mesh = MeshPlan::new(&mut dice.fork(1), draw);
         mesh.namesakes = dice.chance(200);
+        if mesh.joining == Joining::Halves {
+            // Nobody here tells one half of the other.
+            mesh.joining = Joining::First;
+        }
         let shape = shape(dice, mesh.chaos);
         let stalls = stalls(dice, mesh.nodes, mesh.chaos);
         let seats = seats(dice, &shape, mesh.nodes);
