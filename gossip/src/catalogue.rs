@@ -182,7 +182,7 @@ impl Catalogue {
             return false;
         }
         self.names.retain(handle);
-        let gone = self.clock.next(now.wall_ms);
+        let gone = self.clock.next(now);
         self.mark(now, handle, name, Mark { made: Stamp::NEVER, gone });
         self.announce(handle, name);
         self.names.release(handle);
@@ -192,7 +192,7 @@ impl Catalogue {
     /// A user hides a producer of a topic from lookups: for 45 seconds, or until it no longer holds it.
     pub fn tombstone(&mut self, now: Now, topic: &TopicName, node: NodeId) {
         self.tick(now);
-        let stamp = self.clock.next(now.wall_ms);
+        let stamp = self.clock.next(now);
         let version = self.held_since(topic, node).unwrap_or(0);
         if self.hide(now, topic, node, stamp, version) {
             self.outbox.push_hide(topic, node, stamp, version);
@@ -252,7 +252,7 @@ impl Catalogue {
         if self.doomed.len() != known {
             self.names_changed();
         }
-        if self.clock.has_run_away(now.wall_ms) {
+        if self.clock.has_run_away(now) {
             self.calm(now);
         }
         self.unhide(now);

@@ -11,18 +11,17 @@ mod client;
 mod config;
 mod data;
 pub mod env;
+mod exit;
 mod http;
 pub mod journal;
 mod mesh;
 mod relay;
+mod rising;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bruit_gossip::NodeId;
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 pub use self::config::{
     Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki, Relay,
@@ -33,6 +32,7 @@ use self::{
     broker::{Broker, Opening, Place, Tasks},
     client::ServerFacts,
     env::Env,
+    exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
     mesh::MeshHandle,
@@ -111,7 +111,7 @@ pub async fn run(
     let began = Instant::now();
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
-    let (exit, exiting) = watch::channel(false);
+    let (exit, exiting) = exit::channel();
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
     let http = listen_http(&env, config.http_address, "http").await?;
@@ -123,7 +123,7 @@ pub async fn run(
         limits: config.limits.clone(),
         journal: config.journal.clone(),
     };
-    let (commit_exit, commit_exiting) = watch::channel(false);
+    let (commit_exit, commit_exiting) = exit::channel();
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let joining = mesh::Opening {
@@ -171,7 +171,7 @@ pub async fn run(
         _ = &mut committed => true,
         () = shutdown => false,
     };
-    exit.send_replace(true);
+    exit.tell();
     broker.refuse();
     broker.close_clients();
     // Connections that are gone have put back what they had in flight; the last checkpoint then has it.
@@ -181,7 +181,7 @@ pub async fn run(
     for served in served {
         let _ = tokio::time::timeout_at(farewell, served).await;
     }
-    commit_exit.send_replace(true);
+    commit_exit.tell();
     if died {
         return Err(RunError::CommitLoop);
     }
@@ -237,7 +237,7 @@ fn serve_http(
     state: HttpState,
     listener: Box<dyn env::Listener>,
     face: Face,
-    exiting: watch::Receiver<bool>,
+    exiting: Exiting,
 ) -> oneshot::Receiver<()> {
     let (done, ended) = oneshot::channel();
     env.background.spawn(Box::pin(async move {

@@ -1,24 +1,22 @@
 //! The command line: runs seeds, says what came of them, and how to see a failure again.
 
 use std::{
+    fmt,
     io::{self, Write},
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     run::{Verdict, run},
-    scenario::{MESH_SCENARIOS, SCENARIOS, Scenario},
+    scenario::{MESH_SCENARIOS, RELAY_SCENARIOS, SCENARIOS, Scenario},
     swarm::{
         self,
         cli::{SwarmArgs, swarm},
     },
+    sweep::{Outcome, Seeds, no_scenario},
 };
 
 /// The whole node, sockets, disk and clock included, in a deterministic simulation.
@@ -41,22 +39,12 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// The seed to run, or the first one with --seeds.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How many seeds to run, from --seed or 1 on.
-    #[arg(long, conflicts_with = "trace")]
-    seeds: Option<u64>,
+    #[command(flatten)]
+    seeds: Seeds,
     /// What happens to the node; see `bruit-sim list`. `every` takes each of one node in turn, which is the
-    /// default with --seeds; without, it is `all`. `mesh` takes each of several nodes in turn.
+    /// default with --seeds; without, it is `all`. `mesh` and `relay` take each of several nodes in turn.
     #[arg(long)]
     scenario: Option<String>,
-    /// How many seeds to run at a time.
-    #[arg(long, default_value_t = 2)]
-    workers: u64,
-    /// Print every event of the run.
-    #[arg(long)]
-    trace: bool,
     /// Print the node's log, from this level on.
     #[arg(long, value_name = "LEVEL", conflicts_with = "seeds")]
     log: Option<tracing::Level>,
@@ -83,8 +71,8 @@ pub fn main() -> ExitCode {
 }
 
 fn list() -> io::Result<ExitCode> {
-    for scenario in SCENARIOS.into_iter().chain(MESH_SCENARIOS) {
-        writeln!(io::stdout(), "{:13} {}", scenario.name, scenario.about)?;
+    for scenario in SCENARIOS.into_iter().chain(MESH_SCENARIOS).chain(RELAY_SCENARIOS) {
+        writeln!(io::stdout(), "{:15} {}", scenario.name, scenario.about)?;
     }
     writeln!(io::stdout(), "\nof `bruit-sim swarm`:")?;
     for scenario in swarm::scenario::SCENARIOS {
@@ -94,90 +82,44 @@ fn list() -> io::Result<ExitCode> {
 }
 
 fn run_command(args: &RunArgs) -> io::Result<ExitCode> {
-    let usual = if args.seeds.is_some() { "every" } else { "all" };
-    let scenarios = match args.scenario.as_deref().unwrap_or(usual) {
+    let scenarios = match args.scenario.as_deref().unwrap_or(args.seeds.usual_scenario()) {
         "every" => SCENARIOS.to_vec(),
         "mesh" => MESH_SCENARIOS.to_vec(),
-        name => vec![Scenario::find(name).ok_or_else(|| {
-            io::Error::other(format!("there is no scenario {name:?}; see `bruit-sim list`"))
-        })?],
+        "relay" => RELAY_SCENARIOS.to_vec(),
+        name => vec![Scenario::find(name).ok_or_else(|| no_scenario(name))?],
     };
     if let Some(level) = args.log {
         tracing_subscriber::fmt().with_max_level(level).without_time().init();
     }
-    let first = args.seed.unwrap_or(1);
-    let jobs: Vec<(u64, Scenario)> = (0..args.seeds.unwrap_or(1))
-        .map(|index| (first + index, scenarios[usize::try_from(index).unwrap_or(0) % scenarios.len()]))
-        .collect();
-    match jobs.as_slice() {
-        [(seed, scenario)] => {
-            let verdict = run(*seed, scenario, args.trace);
-            write!(io::stdout(), "{verdict}")?;
-            Ok(exit_code(usize::from(!verdict.is_good())))
-        }
-        jobs => sweep(jobs, args.workers),
-    }
+    args.seeds.run(&scenarios, run)
 }
 
-/// Runs all `jobs`, some at a time. A run is deterministic by itself, so it does not matter which thread it
-/// is on or what runs beside it.
-fn sweep(jobs: &[(u64, Scenario)], workers: u64) -> io::Result<ExitCode> {
-    let next = AtomicU64::new(0);
-    let done = Mutex::new(Sum::default());
-    let result: io::Result<()> = thread::scope(|scope| {
-        let work = || -> io::Result<()> {
-            loop {
-                let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
-                let Some((seed, scenario)) = jobs.get(index) else { return Ok(()) };
-                let verdict = run(*seed, scenario, false);
-                let mut sum = done.lock().unwrap_or_else(PoisonError::into_inner);
-                sum.add(&verdict, jobs.len())?;
-            }
-        };
-        let threads: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
-        // A worker that panics outside of a simulation is a fault of this program.
-        let mut joined = threads.into_iter().map(|thread| thread.join());
-        joined.try_for_each(|joined| joined.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
-    });
-    result?;
-    let sum = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (runs, failed, simulated) = (sum.runs, sum.failed, sum.simulated_seconds);
-    writeln!(
-        io::stdout(),
-        "{} passed, {failed} failed; {} messages acked, {} crashes, {simulated:.0} s simulated",
-        runs - failed,
-        sum.acked,
-        sum.crashes,
-    )?;
-    Ok(exit_code(failed))
-}
-
+/// What runs of nodes add up to.
 #[derive(Default)]
-struct Sum {
-    runs: usize,
-    failed: usize,
+pub(crate) struct Sum {
     acked: usize,
     crashes: usize,
-    simulated_seconds: f64,
 }
 
-impl Sum {
-    fn add(&mut self, verdict: &Verdict, of: usize) -> io::Result<()> {
-        self.runs += 1;
-        self.failed += usize::from(!verdict.is_good());
-        self.acked += verdict.tally.acked;
-        self.crashes += verdict.tally.crashes;
-        self.simulated_seconds += verdict.took.as_secs_f64();
-        if !verdict.is_good() {
-            write!(io::stdout(), "{verdict}")?;
-        }
-        if self.runs.is_multiple_of(20) {
-            writeln!(io::stdout(), "{} of {of} seeds, {} failed", self.runs, self.failed)?;
-        }
-        Ok(())
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} messages acked, {} crashes", self.acked, self.crashes)
     }
 }
 
-fn exit_code(failed: usize) -> ExitCode {
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+impl Outcome for Verdict {
+    type Sum = Sum;
+
+    fn is_good(&self) -> bool {
+        self.is_good()
+    }
+
+    fn took(&self) -> Duration {
+        self.took
+    }
+
+    fn add_to(&self, sum: &mut Sum) {
+        sum.acked += self.tally.acked;
+        sum.crashes += self.tally.crashes;
+    }
 }

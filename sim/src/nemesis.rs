@@ -88,17 +88,17 @@ pub struct NodeStatus {
 struct Shared {
     ended: bool,
     serving: bool,
-    stop: watch::Sender<bool>,
+    stop: Gate,
     kill: watch::Sender<Option<Down>>,
 }
 
 impl NodeStatus {
     /// A new process begins. What is returned tells it that it is asked to stop, and how it is killed.
     #[must_use]
-    pub fn started(&self) -> (watch::Receiver<bool>, watch::Receiver<Option<Down>>) {
+    pub fn started(&self) -> (Gate, watch::Receiver<Option<Down>>) {
         let mut shared = self.shared.lock();
         *shared = Shared::default();
-        (shared.stop.subscribe(), shared.kill.subscribe())
+        (shared.stop.clone(), shared.kill.subscribe())
     }
 
     /// The process serves clients.
@@ -276,10 +276,10 @@ impl Nemesis {
         self.state = State::Ending(until);
         let shared = self.victim.status.shared.lock();
         match how {
-            Ending::Stop => shared.stop.send_replace(true),
-            Ending::Crash => shared.kill.send_replace(Some(Down::Crash)).is_some(),
-            Ending::Power => shared.kill.send_replace(Some(Down::Power)).is_some(),
-        };
+            Ending::Stop => shared.stop.open(),
+            Ending::Crash => drop(shared.kill.send_replace(Some(Down::Crash))),
+            Ending::Power => drop(shared.kill.send_replace(Some(Down::Power))),
+        }
     }
 
     /// Clears away what turmoil still has of a process that has ended.

@@ -6,9 +6,9 @@ use std::{
 };
 
 use bruit::{Config, env::Env};
-use tokio::sync::watch;
 
 use crate::{
+    gate::Gate,
     history::{Down, Event, Recorder},
     nemesis::{NodeStatus, Victim},
 };
@@ -20,8 +20,8 @@ pub struct Process {
     pub config: Config,
     /// Its world.
     pub env: Env,
-    /// Becomes true when it is asked to stop.
-    pub stopped: watch::Receiver<bool>,
+    /// Opens when it is asked to stop.
+    pub stopped: Gate,
     /// To be told that it serves.
     pub ready: Serving,
 }
@@ -45,6 +45,7 @@ impl Serving {
 pub type Life = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
 /// The software of a node's host: one process of the node at each call.
+#[expect(clippy::disallowed_methods, reason = "one process alone listens whether it is killed")]
 pub(crate) fn host(
     software: fn(Process) -> Life,
     config: Config,
@@ -92,14 +93,6 @@ pub(crate) fn host(
 
 /// The node itself.
 pub(crate) fn bruit(process: Process) -> Life {
-    let Process { config, env, mut stopped, ready } = process;
-    Box::pin(async move {
-        let shutdown = async move {
-            // Without a sender there is nobody to ask for it.
-            if stopped.wait_for(|stopped| *stopped).await.is_err() {
-                pending::<()>().await;
-            }
-        };
-        Ok(bruit::run(config, env, shutdown, |_| ready.tell()).await?)
-    })
+    let Process { config, env, stopped, ready } = process;
+    Box::pin(async move { Ok(bruit::run(config, env, stopped.pass(), |_| ready.tell()).await?) })
 }

@@ -20,15 +20,17 @@ use crate::{
     nemesis::{CLIENTS, Nemesis, NodeStatus, Victim},
     panics::PanicWatch,
     process::{Life, Process, bruit, host},
+    relay,
     scenario::Scenario,
     shape::Shape,
+    sweep::write_findings,
     trace::{SimClock, Trace},
     workload::{self, NODE, Target},
     world::{Ether, HTTP_PORT, Machine, TCP_PORT, epoch},
 };
 
 /// A run that has not ended after this much simulated time never will.
-const LONGEST: Duration = Duration::from_secs(240);
+pub(crate) const LONGEST: Duration = Duration::from_secs(240);
 
 /// Time that a packet takes. Fixed, as anything else would reorder packets.
 const LATENCY: Duration = Duration::from_millis(1);
@@ -52,6 +54,8 @@ pub struct Verdict {
     pub tally: Tally,
     /// What was done to the disk.
     pub wear: Wear,
+    /// What was measured.
+    pub notes: Vec<String>,
 }
 
 /// Counts of what happened in a run, to see that it was not idle.
@@ -85,6 +89,9 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     if let Some(draw) = scenario.of_mesh() {
         return mesh::run(seed, scenario, draw, print, software);
     }
+    if let Some(of_relay) = scenario.of_relay() {
+        return relay::run(seed, scenario, of_relay, print, software);
+    }
     let dice = Dice::new(seed);
     let shape = Arc::new(Shape::new(&mut dice.fork(1)));
     let clock = SimClock::default();
@@ -98,16 +105,7 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
     let plan = scenario.plan(&mut dice.fork(4), shape.chaos);
     trace.event(format_args!("seed {seed} scenario {} {shape:?} {plan:?}", scenario.name));
     let watch = PanicWatch::new();
-    let mut sim = turmoil::Builder::new()
-        .epoch(epoch())
-        .rng_seed(seed)
-        .simulation_duration(LONGEST * 2)
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(LATENCY)
-        .max_message_latency(LATENCY)
-        .tcp_capacity(1024)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = simulation(seed);
     let address = sim.lookup(NODE);
     for host in [address, sim.lookup(CLIENTS)] {
         ether.add_host(host);
@@ -135,7 +133,22 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
         took: clock.now(),
         tally: tally(&records),
         wear: disk.wear(),
+        notes: Vec::new(),
     }
+}
+
+/// A simulation without hosts.
+pub(crate) fn simulation(seed: u64) -> turmoil::Sim<'static> {
+    turmoil::Builder::new()
+        .epoch(epoch())
+        .rng_seed(seed)
+        .simulation_duration(LONGEST * 2)
+        .tick_duration(Duration::from_millis(1))
+        .min_message_latency(LATENCY)
+        .max_message_latency(LATENCY)
+        .tcp_capacity(1024)
+        .udp_capacity(4096)
+        .build()
 }
 
 fn step_to_the_end(
@@ -166,7 +179,8 @@ fn step_to_the_end(
     }
 }
 
-fn config(shape: &Shape) -> Config {
+/// What a node that keeps to itself is told.
+pub(crate) fn config(shape: &Shape) -> Config {
     let mut config = Config {
         tcp_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, TCP_PORT)),
         http_address: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTP_PORT))),
@@ -236,9 +250,6 @@ impl Verdict {
     }
 }
 
-/// How many findings a verdict shows; the first is usually the cause of the others.
-const SHOWN: usize = 8;
-
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (word, tally, wear) = (if self.is_good() { "ok" } else { "FAILED" }, self.tally, self.wear);
@@ -271,15 +282,9 @@ impl fmt::Display for Verdict {
             wear.files_made,
             wear.files_removed,
         )?;
-        for finding in self.findings.iter().take(SHOWN) {
-            writeln!(f, "  {finding}")?;
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
         }
-        if self.findings.len() > SHOWN {
-            writeln!(f, "  and {} more", self.findings.len() - SHOWN)?;
-        }
-        if !self.is_good() {
-            writeln!(f, "  replay: {}", self.replay())?;
-        }
-        Ok(())
+        write_findings(f, &self.findings, &self.replay())
     }
 }

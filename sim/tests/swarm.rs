@@ -1,7 +1,9 @@
 //! The swarm: the same seed is the same run, what was broken stays mended, and software that is broken on
 //! purpose is found out.
 
-use std::{process::Command, sync::Arc, time::Duration};
+mod processes;
+
+use std::{sync::Arc, time::Duration};
 
 use bruit_gossip::{
     DATAGRAM_MAX, ExchangeError, Input, Mesh, MeshStats, NodeId, Now, Output, Peer, Setup, View,
@@ -117,17 +119,7 @@ fn a_seed_is_the_same_run_twice() {
 
 #[test]
 fn a_seed_is_the_same_run_in_two_processes() {
-    let run = |seed: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bruit-sim"));
-        let output = command.args(["swarm", "--trace", "--nodes", "12", "--seed", seed]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let (first, second) = (run("7"), run("7"));
-    let differs = first.lines().zip(second.lines()).find(|(first, second)| first != second);
-    assert_eq!(differs, None);
-    assert_eq!(first.len(), second.len());
-    assert!(first.lines().count() > 1_000);
-    assert_ne!(first, run("8"));
+    processes::assert_same(&["swarm", "--nodes", "12"], ["7", "8"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Catalogue {
         // A channel under a living name is one more of what has that name: gossip makes it wherever its topic
         // is. It must not outlive a delete that is on its way here.
         let joins = change.name.channel.is_some() && mark.is_live();
-        let since = if joins { mark.made } else { self.clock.next(now.wall_ms) };
+        let since = if joins { mark.made } else { self.clock.next(now) };
         self.local.insert(handle, Instance { number: change.number, since });
         if self.doomed.remove(&change.name).is_some() {
             self.names_changed();
@@ -56,7 +56,7 @@ impl Catalogue {
         let since = match mark.is_live() {
             true => mark.made,
             // It was made after the delete, and the node crashed before it had saved that.
-            false if is_new => self.clock.next(now.wall_ms),
+            false if is_new => self.clock.next(now),
             false => Stamp::LOWEST,
         };
         self.local.insert(handle, Instance { number: change.number, since });
@@ -113,7 +113,7 @@ impl Catalogue {
     pub(super) fn make(&mut self, now: Now, name: &Name) {
         let Some(handle) = self.intern(name) else { return };
         if !self.names.mark(handle).is_live() {
-            let made = self.clock.next(now.wall_ms);
+            let made = self.clock.next(now);
             self.mark(now, handle, name, Mark { made, gone: Stamp::NEVER });
             self.announce(handle, name);
         }
@@ -225,7 +225,7 @@ impl Catalogue {
 
     /// The wall clock was days ahead and is right again: brings back the stamps that it made.
     pub(super) fn calm(&mut self, now: Now) {
-        let limit = Stamp::limit(now.wall_ms);
+        let limit = self.clock.limit(now);
         let wild: Vec<(Handle, Name, Mark)> = self
             .names
             .iter()
@@ -233,11 +233,11 @@ impl Catalogue {
             .map(|(handle, name, mark)| (handle, name.clone(), mark))
             .collect();
         for (handle, name, mark) in wild {
-            let gone = if mark.gone > limit { self.clock.next(now.wall_ms) } else { mark.gone };
-            let made = if mark.is_live() { self.clock.next(now.wall_ms) } else { Stamp::NEVER };
+            let gone = if mark.gone > limit { self.clock.next(now) } else { mark.gone };
+            let made = if mark.is_live() { self.clock.next(now) } else { Stamp::NEVER };
             self.names.write(handle, &name, Mark { made, gone });
         }
-        let since = self.clock.next(now.wall_ms);
+        let since = self.clock.next(now);
         for instance in self.local.values_mut().filter(|instance| instance.since > limit) {
             instance.since = since;
         }

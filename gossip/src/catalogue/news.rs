@@ -265,8 +265,12 @@ impl Catalogue {
     }
 
     /// Refuses a mark that only a clock that is wrong by days can have made.
-    pub(super) fn check_mark(&self, now: Now, mark: Mark) -> Result<(), &'static str> {
-        if mark.latest() > Stamp::limit(now.wall_ms) { Err("a stamp is from the future") } else { Ok(()) }
+    pub(super) fn check_mark(&mut self, now: Now, mark: Mark) -> Result<(), &'static str> {
+        if mark.latest() > self.clock.limit(now) {
+            return Err("a stamp is from the future");
+        }
+        self.clock.compare(now, mark.latest());
+        Ok(())
     }
 
     /// Merges a mark that has been checked, unless it would be forgotten at once. Whether it was new.

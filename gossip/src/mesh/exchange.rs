@@ -194,7 +194,7 @@ impl Mesh {
         let mut leg = self.leg(3);
         put_rows(&mut leg, &rows);
         self.apply_updates(now, vec![Member::new(peer, incarnation, State::Alive)], true);
-        self.merge_members(now, theirs);
+        self.merge_members(now, from, theirs);
         self.merge_payload(now, from, payload);
         let room = LEG_MAX.saturating_sub(leg.len() + 16);
         put_part(&mut leg, &self.catalogue.answer(now, &digest, room));
@@ -214,7 +214,7 @@ impl Mesh {
         let theirs = take_rows(&mut rest).ok_or(ExchangeError::Malformed)?;
         let payload: Payload = take_part(&mut rest).ok_or(ExchangeError::Malformed)?;
         self.apply_updates(now, vec![Member::new(peer, incarnation, State::Alive)], true);
-        self.merge_members(now, theirs);
+        self.merge_members(now, from, theirs);
         self.merge_payload(now, from, payload);
         self.follow_catalogue(now);
         self.spur(now);
@@ -280,7 +280,7 @@ impl Mesh {
         self.roster.iter().filter(wanted).map(|entry| (entry.member(), entry.left)).collect()
     }
 
-    fn merge_members(&mut self, now: Now, rows: Vec<(Member<Peer>, bool)>) {
+    fn merge_members(&mut self, now: Now, from: NodeId, rows: Vec<(Member<Peer>, bool)>) {
         let (mut lasting, mut hearsay) = (Vec::new(), Vec::new());
         let (mut doubts, mut left) = (Vec::new(), Vec::new());
         for (member, has_left) in rows {
@@ -305,7 +305,7 @@ impl Mesh {
             }
         }
         for member in doubts.iter().take(DOUBTS_MAX) {
-            self.doubt_death(now, member);
+            self.doubt_death(now, from, member.id());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use foca::{Identity as _, Member, State};
+use foca::{Identity as _, State};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{Due, Mesh, spread::NewsId};
@@ -20,6 +20,9 @@ const HEAL_FIRST: Duration = Duration::from_millis(1_000);
 const HEAL_LATER: Duration = Duration::from_secs(10);
 /// To how many members besides foca's choice a leaving node says goodbye.
 const GOODBYES: usize = 5;
+
+/// By how many generations at most a node outranks the one that others remember.
+const OUTRANKED_BY: u64 = 1 << 20;
 
 /// How far apart a node's lives are at least; twice as far with each that follows soon, so many times.
 const RENEWAL_APART: Duration = Duration::from_millis(200);
@@ -101,10 +104,19 @@ impl Mesh {
     fn come_back(&mut self, now: Now) {
         let Some(me) = self.me.renew() else { return };
         self.left = false;
+        self.change_identity(now, me);
+    }
+
+    fn change_identity(&mut self, now: Now, me: Peer) {
         if let Err(error) = self.foca.change_identity(me, &mut self.effects) {
             self.refuse_foca(&error);
         }
         self.become_known_as(now, me);
+        // foca probes nobody under its new identity until an update makes it look whether there is anybody. None
+        // may come from those whom this node still takes for members.
+        if let Err(error) = self.foca.apply_many(std::iter::empty(), false, &mut self.effects) {
+            self.refuse_foca(&error);
+        }
         self.settle(now);
     }
 
@@ -128,15 +140,14 @@ impl Mesh {
     /// Others remember somebody at this address with more lives than this node has: another node had it
     /// before, or this one's own count went back with a backup. Nobody would ever listen to this node.
     fn outrank(&mut self, now: Now, peer: &Peer) {
-        let me = Peer { generation: peer.generation.saturating_add(1), renewal: 0, ..self.me };
+        // The next start counts on from what is on disk: it must not come to this very number, or what the node
+        // says then would be taken for what it said before.
+        let generation = peer.generation.saturating_add(self.rng.random_range(1..=OUTRANKED_BY));
+        let me = Peer { generation, renewal: 0, ..self.me };
         self.catalogue.raise_generation(me.generation);
-        if let Err(error) = self.foca.change_identity(me, &mut self.effects) {
-            self.refuse_foca(&error);
-        }
-        self.become_known_as(now, me);
+        self.change_identity(now, me);
         self.tally.revivals += 1;
         self.outputs.push_back(Output::Event(Event::Revived(me)));
-        self.settle(now);
     }
 
     /// Says hello to somebody who is thought dead: he may have been cut off, and not be any more.
@@ -161,10 +172,14 @@ impl Mesh {
     }
 
     /// A member that another one thinks dead is alive, as far as this node knows: he is told, so that he can
-    /// begin another life, and this node makes sure.
-    pub(super) fn doubt_death(&mut self, now: Now, member: &Member<Peer>) {
-        self.send(member.id().gossip, crate::packet::revive(member.id()));
-        self.look_at(now, member.id());
+    /// begin another life, and this node makes sure. Who thinks him dead is one more who accuses him: without
+    /// that, a node that nobody heard for a while would be alone with its suspicion, long after the others.
+    pub(super) fn doubt_death(&mut self, now: Now, by: NodeId, peer: &Peer) {
+        self.send(peer.gossip, crate::packet::revive(peer));
+        if let Some(entry) = self.roster.exactly(peer).copied() {
+            self.hear_suspicion(now, peer, entry.incarnation, Some(by));
+        }
+        self.look_at(now, peer);
     }
 }
 

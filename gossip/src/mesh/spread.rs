@@ -16,6 +16,7 @@ use crate::{
     codec,
     config::FANOUT,
     packet::{Builder, ITEM_MAX, Item, Items},
+    roster::Entry,
 };
 
 /// How many bursts may follow each other at once, and how far apart they are in the long run.
@@ -311,8 +312,10 @@ impl Mesh {
     /// foca tells news to suspects as well. Where many have died at once, nearly all of it would be lost: it goes
     /// to somebody else instead.
     fn redirect(&mut self, to: SocketAddr, packet: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
-        let is_suspect = self.roster.at(to).is_some_and(|entry| entry.state == State::Suspect);
-        if packet.first() != Some(&codec::GOSSIP) || !is_suspect || self.roster.trusted() < 2 {
+        let many_died = self.have_many_died();
+        let is_lost = |entry: &Entry| entry.state == State::Suspect || (many_died && entry.rtt.is_none());
+        let goes_lost = self.roster.at(to).is_some_and(is_lost);
+        if packet.first() != Some(&codec::GOSSIP) || !goes_lost || self.roster.trusted() < 2 {
             return None;
         }
         let dst = self.anybody()?;
@@ -338,8 +341,19 @@ impl Mesh {
         self.outputs.push_back(Output::Send { to, datagram });
     }
 
-    /// A random live member, if possible one that nobody suspects.
+    /// A random member that nobody suspects and for which `which` holds.
+    pub(super) fn choose(&mut self, which: impl Fn(&Entry) -> bool) -> Option<Peer> {
+        let suited = |entry: &&Entry| entry.state == State::Alive && which(entry);
+        self.roster.active().filter(suited).choose(&mut self.rng).map(|entry| entry.peer)
+    }
+
+    /// A random live member, if possible one that nobody suspects, and that has answered where many are dead.
     pub(super) fn anybody(&mut self) -> Option<Peer> {
+        if self.have_many_died()
+            && let Some(peer) = self.choose(|entry| entry.rtt.is_some())
+        {
+            return Some(peer);
+        }
         let count = self.roster.trusted() - 1;
         if count == 0 {
             return self.roster.active().choose(&mut self.rng).map(|entry| entry.peer);

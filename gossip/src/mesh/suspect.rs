@@ -25,9 +25,12 @@ const LOOKS: u32 = 2;
 const LOOKS_MAX: usize = 256;
 /// Up to this many nodes the first missing answer is reason enough to ask the suspect's host.
 const CHECK_EARLY: usize = 16;
-/// If more than this part of the mesh is suspected, a node looks at so many more members with each probe.
+/// If more than this part of the mesh is suspected, or so many probes in a row have failed, many have died at
+/// once. A node then looks at more members with each probe, the more the longer that goes on, up to a limit.
 const MANY: usize = 8;
-const MORE_LOOKS: usize = 4;
+const MANY_IN_A_ROW: u32 = 2;
+const MORE_LOOKS: u32 = 4;
+const MORE_LOOKS_MAX: u32 = 16;
 /// For how many periods a node may hear nothing until it doubts itself.
 const SILENCE: u32 = 4;
 /// How far lateness may be forgiven before timers run all the same, in doublings of the tolerance.
@@ -42,6 +45,8 @@ pub(super) struct Probe {
     /// When the ping went; `None` once it was answered, or if the time since then means nothing.
     sent: Option<Duration>,
     answered: bool,
+    /// How many in a row were not answered by anybody.
+    failed: u32,
 }
 
 impl Probe {
@@ -69,13 +74,23 @@ impl Mesh {
         }
         self.settle(now);
         // Where many have died at once, one probe at a time would take minutes to find them all.
-        if self.roster.suspects() * MANY > self.roster.nodes() && self.health.score() <= 1 {
-            for _ in 0..MORE_LOOKS {
-                if let Some(peer) = self.anybody() {
+        if self.have_many_died() && self.health.score() <= 1 {
+            // One who should answer, so that the silence of the others is not taken for this node's own fault.
+            if let Some(peer) = self.anybody() {
+                self.look_at(now, &peer);
+            }
+            for _ in 0..(MORE_LOOKS * self.probe.failed.max(1)).min(MORE_LOOKS_MAX) {
+                let unknown = self.choose(|entry| entry.rtt.is_none());
+                if let Some(peer) = unknown.or_else(|| self.anybody()) {
                     self.look_at(now, &peer);
                 }
             }
         }
+    }
+
+    /// Whether so many members seem to be dead that whoever has never answered probably is.
+    pub(super) fn have_many_died(&self) -> bool {
+        self.roster.suspects() * MANY > self.roster.nodes() || self.probe.failed >= MANY_IN_A_ROW
     }
 
     pub(super) fn probe_indirectly(&mut self, now: Now) {
@@ -102,6 +117,7 @@ impl Mesh {
 
     /// Neither he nor anybody on his behalf has answered.
     pub(super) fn probe_failed(&mut self, now: Now, peer: &Peer) {
+        self.probe.failed = self.probe.failed.saturating_add(1);
         if self.roster.nodes() > CHECK_EARLY {
             self.outputs.push_back(Output::Check { peer: *peer });
         }
@@ -118,6 +134,7 @@ impl Mesh {
         };
         if self.probe.target == Some((who, number)) && !self.probe.answered {
             self.probe.answered = true;
+            self.probe.failed = 0;
             self.health.improve();
             if let Some(sent) = self.probe.sent.take().filter(|_| direct) {
                 self.note_rtt(now, who.gossip, now.elapsed.saturating_sub(sent));
@@ -224,7 +241,7 @@ impl Mesh {
         let known = self.cases.of(peer.gossip).is_some_and(|case| case.peer == *peer);
         let news = self.cases.hear(*peer, incarnation, accuser);
         if self.cases.of(peer.gossip).is_some_and(|case| case.mine.is_some()) {
-            self.set_verdict(peer.gossip);
+            self.set_verdict(now, peer.gossip);
         } else if news && !known {
             // So many look that enough of them can confirm, and not all at once.
             let others = self.roster.trusted().saturating_sub(1).max(1);
@@ -246,12 +263,12 @@ impl Mesh {
             if entry.state == State::Alive {
                 self.apply_updates(now, vec![Member::new(*peer, entry.incarnation, State::Suspect)], true);
             }
-            self.set_verdict(peer.gossip);
+            self.set_verdict(now, peer.gossip);
         }
         self.look_at(now, peer);
     }
 
-    fn set_verdict(&mut self, address: SocketAddr) {
+    fn set_verdict(&mut self, now: Now, address: SocketAddr) {
         let nodes = self.roster.nodes();
         let (min, max) = (self.pace.suspicion_min(nodes), self.pace.suspicion_max(nodes));
         let Some(case) = self.cases.of(address) else { return };
@@ -261,7 +278,9 @@ impl Mesh {
         // A little ill health is no reason: every failed probe leaves one in it. And what others find too is
         // not this node's own fault.
         let doubt = if case.is_confirmed(others) { 1 } else { 1 + self.health.score().saturating_sub(2) };
-        self.timers.set(Due::Verdict(address), since + case.lasts(others, min, max) * doubt);
+        // What others say may shorten the wait to less than has passed. That makes no timer late.
+        let at = (since + case.lasts(others, min, max) * doubt).max(now.elapsed);
+        self.timers.set(Due::Verdict(address), at);
     }
 
     pub(super) fn verdict(&mut self, now: Now, address: SocketAddr) {

@@ -397,6 +397,27 @@ fn a_node_with_fewer_lives_than_others_remember_outranks_them() {
 }
 
 #[test]
+fn what_a_node_says_after_a_restart_counts_also_if_it_had_to_outrank_another_one() {
+    let mut net = Net::of(5);
+    let mut other = |generation, topics: &[&str]| {
+        let mut other = setup(4, generation);
+        other.peer.id = NodeId::new(999);
+        let mesh = Mesh::new(other, net.clock());
+        net.nodes.insert(address(4), Node { mesh, paused: Duration::ZERO });
+        net.join(4, 0);
+        topics.iter().for_each(|topic| net.input(address(4), created(topic)));
+        net.run(ms(10_000));
+        let now = net.clock();
+        net.node(0).shown = None;
+        net.node(0).view(now).unwrap()
+    };
+    let first = other(1, &["a", "b", "c"]);
+    assert_eq!(first.producers("c").len(), 1);
+    let second = other(2, &["d"]);
+    assert_eq!((second.producers("c").len(), second.producers("d").len()), (0, 1));
+}
+
+#[test]
 fn two_halves_that_were_cut_off_know_each_other_again() {
     let mut net = Net::of(20);
     let (left, right): (Vec<u64>, Vec<u64>) = (0..20).partition(|node| *node < 10);
@@ -457,6 +478,18 @@ fn who_leaves_is_known_to_have_left_and_may_come_back() {
     for node in 0..12 {
         assert_eq!(net.alive(node).len(), 12, "node {node}");
     }
+}
+
+#[test]
+fn who_comes_back_finds_out_that_the_others_have_left() {
+    let mut net = Net::of(3);
+    for node in [2, 1, 0] {
+        net.input(address(node), Input::Leave);
+        net.run(ms(500));
+    }
+    net.join(2, 0);
+    net.run(ms(30_000));
+    assert_eq!(net.alive(2), [2]);
 }
 
 #[test]

@@ -47,6 +47,9 @@ struct State {
     clients: Vec<Arc<Client>>,
     /// Consumers that found nothing; each is woken once and then looks again.
     waiting: VecDeque<Arc<Client>>,
+    /// Consumers that can take nothing, and want to know when there are messages that nobody takes. Not among
+    /// those that wait: two of them would wake each other for ever.
+    watching: Vec<Arc<Client>>,
     /// A stretch of the journal is being read.
     loading: bool,
     /// When the agenda looks at this channel next.
@@ -108,6 +111,7 @@ impl Channel {
             queue,
             clients: Vec::new(),
             waiting: VecDeque::new(),
+            watching: Vec::new(),
             loading: false,
             scheduled: u64::MAX,
             noted: false,
@@ -167,6 +171,7 @@ impl Channel {
         let mut state = self.state.lock();
         state.clients.retain(|other| other.id != client.id);
         state.waiting.retain(|other| other.id != client.id);
+        state.watching.retain(|other| other.id != client.id);
         let released = state.queue.release(client.id);
         if released > 0 {
             self.note_pending(&mut state);
@@ -256,20 +261,20 @@ impl Channel {
         Ok(())
     }
 
-    /// How many messages wait for a client that can take none now. If there are none, or others come first,
-    /// it is woken when it is worth asking again.
+    /// How many messages wait for a client that can take none now. If there are none, or others come first, it
+    /// is woken when there are some that nobody takes.
     pub(crate) fn await_more(&self, client: &Arc<Client>) -> u64 {
         let mut state = self.state.lock();
-        if state.yields(client, &self.tail) {
-            return 0;
-        }
         let tail = self.tail.lock();
         let waiting = if state.queue.has_more(&tail) { state.queue.depth(&tail) } else { 0 };
         drop(tail);
-        if waiting == 0 {
-            state.wait(client);
+        if waiting > 0 && !state.comes_after_others(client) {
+            return waiting;
         }
-        waiting
+        if !client.watching.swap(true, Ordering::Relaxed) {
+            state.watching.push(Arc::clone(client));
+        }
+        0
     }
 
     /// Puts a message back that a client hands back without an answer.
@@ -366,6 +371,7 @@ impl Channel {
         state.queue.empty(u64::MAX);
         state.queue.take_pending();
         state.waiting.clear();
+        state.watching.clear();
         state.clients.iter().for_each(|client| client.close());
     }
 
@@ -488,7 +494,8 @@ impl Channel {
 }
 
 impl State {
-    /// Wakes the consumer that waits longest, of those that come first; returns whether there was one.
+    /// Wakes the consumer that waits longest, of those that come first; returns whether there was one. If not,
+    /// those who watch hear of it.
     fn wake_one(&mut self) -> bool {
         let first = match self.ranked {
             false => 0,
@@ -497,27 +504,37 @@ impl State {
                 ranks.min_by_key(|&(_, rank)| rank).map_or(0, |(at, _)| at)
             }
         };
-        let woken = self.waiting.remove(first);
-        if let Some(client) = &woken {
-            client.waiting.store(false, Ordering::Relaxed);
-            client.signal.wake();
-        }
-        woken.is_some()
+        let Some(client) = self.waiting.remove(first) else {
+            for client in self.watching.drain(..) {
+                client.watching.store(false, Ordering::Relaxed);
+                client.signal.wake();
+            }
+            return false;
+        };
+        client.waiting.store(false, Ordering::Relaxed);
+        client.signal.wake();
+        true
     }
 
     /// Whether messages wait, and a consumer that comes before this one can take them. Then this one waits,
     /// and the other is woken.
     fn yields(&mut self, client: &Arc<Client>, tail: &Mutex<Tail>) -> bool {
-        let rank = client.rank();
-        let comes_first = |other: &Arc<Client>| other.rank() < rank && other.able.load(Ordering::Relaxed);
-        if !self.ranked || !self.clients.iter().any(comes_first) || !self.queue.has_more(&tail.lock()) {
+        if !self.comes_after_others(client) || !self.queue.has_more(&tail.lock()) {
             return false;
         }
         self.wait(client);
-        if self.waiting.iter().any(comes_first) {
+        let rank = client.rank();
+        if self.waiting.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed)) {
             self.wake_one();
         }
         true
+    }
+
+    /// Whether a consumer that comes before this one takes messages.
+    fn comes_after_others(&self, client: &Arc<Client>) -> bool {
+        let rank = client.rank();
+        self.ranked
+            && self.clients.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed))
     }
 
     fn wait(&mut self, client: &Arc<Client>) {

@@ -35,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) msg_timeout: AtomicU32,
     /// Its channel will wake it when there are messages.
     pub(super) waiting: AtomicBool,
+    /// Its channel will wake it when there are messages that nobody takes.
+    pub(super) watching: AtomicBool,
     /// It takes what there is, or is about to: a client of lower rank leaves messages to it.
     pub(super) able: AtomicBool,
     /// Lower ones are served first.
@@ -121,6 +123,7 @@ impl Client {
             ready: AtomicU64::new(0),
             msg_timeout: AtomicU32::new(0),
             waiting: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
             able: AtomicBool::new(false),
             rank: AtomicU8::new(0),
             state: AtomicU8::new(0),
@@ -208,6 +211,11 @@ impl Client {
     /// Whether its channel will wake it.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether its channel will wake it when there are messages that nobody takes.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
     }
 
     /// A snapshot for `/stats`.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     channel::Channel,
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::Durability,
+    exit::Exiting,
     journal::{
         NewRecord, Run, Span, Writer, admission::Refused, checkpoint::Checkpoint, upkeep, writer::Full,
     },
@@ -38,7 +39,7 @@ const ENTRIES_MAX: usize = 4096;
 pub(super) struct Committer {
     broker: Arc<Broker>,
     writer: Writer,
-    exit: watch::Receiver<bool>,
+    exit: Exiting,
     /// Which topic's memory to let go first, and how much of it.
     cached: VecDeque<(Arc<Topic>, usize)>,
     cached_bytes: usize,
@@ -61,7 +62,7 @@ struct Written {
 }
 
 impl Committer {
-    pub(super) fn new(broker: Arc<Broker>, writer: Writer, exit: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, writer: Writer, exit: Exiting) -> Self {
         Self { broker, writer, exit, cached: VecDeque::new(), cached_bytes: 0, rolled: false, retry: None }
     }
 
@@ -92,13 +93,13 @@ impl Committer {
     async fn wait(&mut self) -> bool {
         let shared = Arc::clone(self.broker.shared());
         loop {
-            if *self.exit.borrow() {
+            if self.exit.is_told() {
                 return false;
             }
             if let Some((at, _)) = self.retry.filter(|(at, _)| Instant::now() < *at) {
                 tokio::select! {
                     biased;
-                    changed = self.exit.changed() => if changed.is_err() { return false },
+                    () = self.exit.told() => return false,
                     () = tokio::time::sleep_until(at) => {}
                 }
                 continue;
@@ -115,7 +116,7 @@ impl Committer {
             let finish_at = finished_since.map(|since| shared.clock.instant(since.saturating_add(delay)));
             tokio::select! {
                 biased;
-                changed = self.exit.changed() => if changed.is_err() { return false },
+                () = self.exit.told() => return false,
                 () = shared.commits.changed.notified() => {}
                 () = tokio::time::sleep_until(finish_at.unwrap_or_else(Instant::now)), if finish_at.is_some() => {
                     return true;

@@ -10,13 +10,15 @@ use std::{
 };
 
 use bruit_wire::nsq;
-use tokio::sync::watch;
 
 use super::{commits::Move, registry::Broker, topic::Topic};
-use crate::journal::{
-    Op, Run, Span,
-    checkpoint::{HeldRange, SealedSegment},
-    store::ReadBack,
+use crate::{
+    exit::Exiting,
+    journal::{
+        Op, Run, Span,
+        checkpoint::{HeldRange, SealedSegment},
+        store::ReadBack,
+    },
 };
 
 /// How often the need for segments is looked at, besides after every checkpoint.
@@ -45,11 +47,11 @@ struct Live {
 }
 
 /// Looks for segments to drop or clean until the node exits.
-pub(super) async fn run(broker: Arc<Broker>, mut exit: watch::Receiver<bool>) {
+pub(super) async fn run(broker: Arc<Broker>, exit: Exiting) {
     loop {
         tokio::select! {
             biased;
-            _ = exit.changed() => return,
+            () = exit.told() => return,
             () = next_pass(&broker) => {}
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use bruit_wire::TopicName;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     Shared,
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     config::{Durability, JournalConfig, Limits},
     env::{Env, Spawn},
+    exit::Exiting,
     journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
 };
 
@@ -128,7 +129,7 @@ impl Broker {
     /// last checkpoint too, and the tasks end.
     pub(crate) async fn open(
         opening: Opening,
-        exit: watch::Receiver<bool>,
+        exit: Exiting,
     ) -> Result<(Arc<Self>, Tasks, RecoveryReport), OpenError> {
         let Opening { env, dir, node, limits, journal } = opening;
         let clock = Clock::start(Arc::clone(&env.wall), limits.max_req_timeout.max(limits.max_defer_timeout));

@@ -2,12 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-
 use super::{connection, session::ServerFacts};
 use crate::{
     broker::Broker,
     env::{Conn, Env, Listener},
+    exit::Exiting,
     relay::Relays,
 };
 
@@ -21,12 +20,12 @@ pub(crate) async fn serve(
     relays: Arc<Relays>,
     facts: Arc<ServerFacts>,
     env: Env,
-    mut exit: watch::Receiver<bool>,
+    exit: Exiting,
 ) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = exit.changed() => return,
+            () = exit.told() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -6,13 +6,14 @@ use axum::{body::Body, extract::Request};
 use bruit_gossip::Identity;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 
 use super::{App, HttpState, Ports, app, lookup_app};
 use crate::{
     Config,
     broker::{Broker, Opening},
     env::real,
+    exit::{self, Exit},
     mesh::{self, MeshHandle},
     relay::Relays,
 };
@@ -24,7 +25,7 @@ pub(super) struct Fixture {
     pub(super) lookup: App,
     pub(super) broker: Arc<Broker>,
     pub(super) mesh: MeshHandle,
-    pub(super) exit: watch::Sender<bool>,
+    pub(super) exit: Exit,
     _dir: tempfile::TempDir,
 }
 
@@ -42,7 +43,7 @@ impl Fixture {
             limits: config.limits.clone(),
             journal: config.journal.clone(),
         };
-        let (exit, exiting) = watch::channel(false);
+        let (exit, exiting) = exit::channel();
         let (broker, _, _) = Broker::open(opening, exiting.clone()).await.unwrap();
         let ports = Ports { tcp: 4150, http: 4151 };
         config.mesh.gossip_address = None;

@@ -249,6 +249,6 @@ mod tests {
         node.broker.refuse();
         assert_eq!(node.post("/pub?topic=t", "one").await, error(503, "EXITING"));
         assert_eq!(node.post("/topic/create?topic=new", "").await, error(503, "EXITING"));
-        node.exit.send(true).unwrap();
+        node.exit.tell();
     }
 }

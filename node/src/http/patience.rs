@@ -19,11 +19,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
     time::{Sleep, sleep},
 };
 
-use crate::env::Conn;
+use crate::{env::Conn, exit::Exiting};
 
 /// How long a request's head may take from its first byte.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -55,7 +54,7 @@ type Timer = Pin<Box<Sleep>>;
 pub(super) struct Impatient {
     conn: Conn,
     phase: Phase,
-    stopping: watch::Receiver<bool>,
+    stopping: Exiting,
     /// Runs while a head is incomplete, with the phase that it began in.
     head: Option<(u64, Timer)>,
     /// Runs while a write waits.
@@ -66,7 +65,7 @@ pub(super) struct Impatient {
 
 impl Impatient {
     /// Watches over `conn`. When the node is `stopping`, closing does not linger.
-    pub(super) fn new(conn: Conn, phase: Phase, stopping: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(conn: Conn, phase: Phase, stopping: Exiting) -> Self {
         Self { conn, phase, stopping, head: None, stall: None, linger: None }
     }
 
@@ -147,7 +146,7 @@ impl AsyncWrite for Impatient {
         if self.linger.is_none() {
             let shut = Pin::new(&mut self.conn.writer).poll_shutdown(cx);
             ready!(self.watch_write(cx, shut))?;
-            if *self.stopping.borrow() {
+            if self.stopping.is_told() {
                 return Poll::Ready(Ok(()));
             }
             self.linger = Some((LINGER_BYTES_MAX, Box::pin(sleep(LINGER_MAX))));

@@ -11,7 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 
@@ -19,7 +19,10 @@ use super::{
     HttpState, app, lookup_app,
     patience::{Impatient, Phase},
 };
-use crate::env::{Conn, Listener, Spawn};
+use crate::{
+    env::{Conn, Listener, Spawn},
+    exit::Exiting,
+};
 
 /// Connections at once. Further ones are closed as they come, which a client sees at once; waiting would
 /// leave it in the dark.
@@ -52,12 +55,7 @@ pub(super) struct Asker(pub(super) SocketAddr);
 ///
 /// Connections become tasks of the background runtime. This is to be polled there as well, so that their
 /// sockets belong to it.
-pub(crate) async fn serve(
-    listener: Box<dyn Listener>,
-    state: HttpState,
-    face: Face,
-    shutdown: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: Face, shutdown: Exiting) {
     let background = Arc::clone(&state.env.background);
     let app = Arc::new(match face {
         Face::Node => app(state),
@@ -74,7 +72,7 @@ async fn serve_with<S, F>(
     mut listener: Box<dyn Listener>,
     service: S,
     background: &dyn Spawn,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: Exiting,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     S: Clone + Send + Sync + 'static,
@@ -84,7 +82,7 @@ async fn serve_with<S, F>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopping(&mut shutdown) => break,
+            () = shutdown.told() => break,
             accepted = listener.accept() => accepted,
         };
         let (conn, peer) = match accepted {
@@ -113,7 +111,7 @@ async fn serve_with<S, F>(
 }
 
 /// Answers the requests of one connection until it ends.
-async fn converse<S, F>(conn: Conn, peer: SocketAddr, service: S, mut shutdown: watch::Receiver<bool>)
+async fn converse<S, F>(conn: Conn, peer: SocketAddr, service: S, shutdown: Exiting)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     F: Future<Output = Result<Response, Infallible>>,
@@ -142,7 +140,7 @@ where
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = stopping(&mut shutdown) => {
+        () = shutdown.told() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -152,11 +150,6 @@ where
     }
 }
 
-async fn stopping(shutdown: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone, and with it the node.
-    let _ = shutdown.wait_for(|stop| *stop).await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -164,7 +157,7 @@ mod tests {
     use axum::response::IntoResponse;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split},
-        sync::mpsc,
+        sync::{mpsc, oneshot},
         time::Instant,
     };
 
@@ -172,6 +165,7 @@ mod tests {
     use crate::{
         Limits,
         env::BoxFut,
+        exit::{self, Exit},
         http::{body::Bodies, reply},
     };
 
@@ -204,15 +198,15 @@ mod tests {
     /// A server that takes bodies of up to ten bytes and answers with their length.
     struct Server {
         door: mpsc::UnboundedSender<io::Result<Conn>>,
-        stop: watch::Sender<bool>,
-        ended: watch::Receiver<bool>,
+        stop: Exit,
+        ended: oneshot::Receiver<()>,
     }
 
     impl Server {
         fn start() -> Self {
             let (door, conns) = mpsc::unbounded_channel();
-            let (stop, shutdown) = watch::channel(false);
-            let (end, ended) = watch::channel(false);
+            let (stop, shutdown) = exit::channel();
+            let (end, ended) = oneshot::channel();
             let bodies = Bodies::new(&Limits::default());
             let service = service_fn(move |request: Request<Incoming>| {
                 let bodies = bodies.clone();
@@ -226,7 +220,7 @@ mod tests {
             });
             TokioSpawn.spawn(Box::pin(async move {
                 serve_with(Box::new(Door(conns)), service, &TokioSpawn, shutdown).await;
-                let _ = end.send(true);
+                let _ = end.send(());
             }));
             Self { door, stop, ended }
         }
@@ -374,12 +368,12 @@ mod tests {
         let begun = Instant::now();
         // Lets the server read what was sent before it is told to stop.
         sleep(Duration::from_millis(1)).await;
-        server.stop.send(true).unwrap();
+        server.stop.tell();
         assert_eq!(read_to_close(&mut idle).await, "");
-        assert!(!*server.ended.borrow());
+        assert!(server.ended.try_recv().is_err());
         busy.write_all(b"b").await.unwrap();
         assert!(read_to_close(&mut busy).await.ends_with("\r\n\r\n2"));
-        server.ended.wait_for(|ended| *ended).await.unwrap();
+        server.ended.await.unwrap();
         assert!(begun.elapsed() < FAREWELL_MAX);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{
     admission::Admission,
@@ -10,7 +10,10 @@ use super::{
     segment::{FileKind, UNFINISHED, checkpoint_name, kind_of},
     store::Store,
 };
-use crate::env::{AlignedBuf, Open};
+use crate::{
+    env::{AlignedBuf, Open},
+    exit::Exiting,
+};
 
 /// How often the room on the disk is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +27,7 @@ pub(crate) async fn keep(
     admission: Arc<Admission>,
     min_free_bytes: u64,
     changed: Arc<Notify>,
-    mut exit: watch::Receiver<bool>,
+    exit: Exiting,
 ) {
     let mut was_full = false;
     loop {
@@ -47,7 +50,7 @@ pub(crate) async fn keep(
         was_full = full;
         tokio::select! {
             biased;
-            _ = exit.changed() => return,
+            () = exit.told() => return,
             () = store.spare_taken.notified() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }

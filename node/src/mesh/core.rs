@@ -23,7 +23,7 @@ use super::{
     quic::{PeerStream, Pool},
     saved::Saves,
 };
-use crate::{MeshConfig, broker::Broker, env::Env};
+use crate::{MeshConfig, broker::Broker, env::Env, rising::Rising};
 
 /// Senders of refused packets are named in the log this often, and no more.
 const NAMED_EVERY: Duration = Duration::from_secs(60);
@@ -41,6 +41,8 @@ pub(super) struct Core {
     /// `None` when the mesh is off: then this is a mesh of one.
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) view: watch::Sender<Arc<View>>,
+    /// Counts views.
+    pub(super) views_shown: Rising,
     pub(super) state: Mutex<State>,
     /// Wakes the gossip task: something was put into the machine by another task.
     pub(super) woken: Notify,
@@ -103,6 +105,7 @@ impl Core {
             broker,
             pool,
             view,
+            views_shown: Rising::default(),
             state: Mutex::new(state),
             woken: Notify::new(),
             saves: Saves::default(),
@@ -161,11 +164,10 @@ impl Dropped {
         let reason = why.as_str();
         let count = self.counts.entry(reason).or_default();
         *count += 1;
-        let now = Instant::now();
-        if self.named.get(reason).is_some_and(|named| now - *named < NAMED_EVERY) {
+        let count = *count;
+        if !self.may_name(reason) {
             return;
         }
-        self.named.insert(reason, now);
         match why {
             SealError::Key => tracing::warn!(
                 "{from} sends packets that this node cannot open ({count} so far): it has another cluster name \
@@ -177,5 +179,26 @@ impl Dropped {
             ),
             other => tracing::warn!("a packet from {from} was dropped ({count} so far): {}", other.as_str()),
         }
+    }
+
+    /// Says now and then that a peer which knows the secret has other certificates.
+    pub(super) fn note_certificates(&mut self, peer: &Peer, error: &std::io::Error) {
+        if self.may_name("certificate") {
+            tracing::warn!(
+                "no connection to node {} at {}: the certificate of one is not accepted by the other ({error}). \
+                 Give both certificates of one authority, or stop it from joining here",
+                peer.id,
+                peer.mesh()
+            );
+        }
+    }
+
+    fn may_name(&mut self, reason: &'static str) -> bool {
+        let now = Instant::now();
+        let may = self.named.get(reason).is_none_or(|named| now - *named >= NAMED_EVERY);
+        if may {
+            self.named.insert(reason, now);
+        }
+        may
     }
 }

@@ -21,6 +21,9 @@ pub(super) fn begin(core: &Arc<Core>, peer: Peer) {
         };
         if let Err(error) = &outcome {
             tracing::debug!("no exchange with {} at {}: {error}", peer.id, peer.mesh());
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                core.state.lock().dropped.note_certificates(&peer, error);
+            }
         }
         core.with_mesh(|mesh, now| mesh.exchange_over(now, &peer, outcome.ok()));
     }));

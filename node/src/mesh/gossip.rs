@@ -11,11 +11,11 @@ use bruit_gossip::{Event, Input, Output, Peer};
 use bruit_wire::TopicName;
 use tokio::{
     select,
-    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{core::Core, exchange, local::Local, socket::Datagrams};
+use crate::exit::Exiting;
 
 /// Readers of the view see changes together that are closer than this.
 const VIEW_EVERY: Duration = Duration::from_millis(10);
@@ -33,12 +33,7 @@ enum Woken {
 }
 
 /// Runs until `exit`, and leaves the mesh then.
-pub(super) async fn run(
-    core: Arc<Core>,
-    mut socket: Option<Datagrams>,
-    mut local: Local,
-    mut exit: watch::Receiver<bool>,
-) {
+pub(super) async fn run(core: Arc<Core>, mut socket: Option<Datagrams>, mut local: Local, exit: Exiting) {
     let mut shown = Shown { at: None, waits: true };
     let mut sealed = Vec::new();
     loop {
@@ -47,8 +42,7 @@ pub(super) async fn run(
         let wake = if shown.waits { wake.min(shown.next()) } else { wake };
         let woken = select! {
             biased;
-            // The sender lives as long as the node runs.
-            _ = exit.wait_for(|exit| *exit) => Woken::Exit,
+            () = exit.told() => Woken::Exit,
             changed = core.broker.holdings().changed() => Woken::Local(changed),
             () = receive(socket.as_mut()) => Woken::Datagrams,
             () = core.woken.notified() => Woken::Time,
@@ -103,6 +97,7 @@ impl Core {
         let mut state = self.state.lock();
         if let Some(view) = state.mesh.view(now) {
             self.view.send_replace(view);
+            self.views_shown.raise(self.views_shown.now() + 1);
             self.saves.ask();
         }
     }

@@ -30,10 +30,7 @@ use std::{
 
 use bruit_gossip::{About, Identity, Input, Keyring, Mesh, Name, NodeId, Peer, Sealer, Setup, View};
 use bruit_wire::{TopicName, peer::Purpose};
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 pub(crate) use self::quic::PeerStream;
 use self::{
@@ -45,7 +42,7 @@ use self::{
 };
 pub use self::{keys::KeysError, tls::TlsError};
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
-use crate::{Config, broker::Broker, data, env::Env};
+use crate::{Config, broker::Broker, data, env::Env, exit::Exiting};
 
 /// The rest of the node's way to the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -154,7 +151,7 @@ struct Bound {
 ///
 /// # Errors
 /// An address, a key or a file cannot be used.
-pub(crate) async fn start(opening: Opening<'_>, exit: &watch::Receiver<bool>) -> Result<Started, MeshError> {
+pub(crate) async fn start(opening: Opening<'_>, exit: &Exiting) -> Result<Started, MeshError> {
     let Opening { config, env, identity, broker, .. } = opening;
     let began = Instant::now();
     let (dir, me) = (&config.data_path, identity.id);
@@ -229,7 +226,7 @@ fn spawn(
     handle: &MeshHandle,
     socket: Option<Datagrams>,
     remembered: Vec<SocketAddr>,
-    exit: &watch::Receiver<bool>,
+    exit: &Exiting,
 ) -> [oneshot::Receiver<()>; 3] {
     let MeshHandle { core, seeds } = handle;
     let view = core.view.subscribe();
@@ -363,9 +360,14 @@ impl MeshHandle {
         self.core.view()
     }
 
-    /// The view, whenever it changes.
-    pub(crate) fn view_changes(&self) -> watch::Receiver<Arc<View>> {
-        self.core.view.subscribe()
+    /// How many views there have been.
+    pub(crate) fn views_shown(&self) -> u64 {
+        self.core.views_shown.now()
+    }
+
+    /// Waits until there have been more views than these.
+    pub(crate) async fn view_after(&self, shown: u64) {
+        self.core.views_shown.reaches(shown + 1).await;
     }
 
     /// Hands every link that a peer opens to `serve`. To be called once.

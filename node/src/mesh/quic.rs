@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io::{
         self,
-        ErrorKind::{ConnectionAborted, TimedOut},
+        ErrorKind::{ConnectionAborted, Other, PermissionDenied, TimedOut},
     },
     net::SocketAddr,
     sync::{
@@ -26,19 +26,18 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionId, ConnectionIdGenerator,
-    Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream, ServerConfig, TransportConfig,
-    VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId,
+    ConnectionIdGenerator, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream,
+    ServerConfig, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    select,
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{select, sync::mpsc, time::timeout};
 
 use super::tls;
-use crate::env::{Entropy, Env, QuicRuntime, WallClock};
+use crate::{
+    env::{Entropy, Env, QuicRuntime, WallClock},
+    rising::Rising,
+};
 
 /// A connection that nothing used for this long is closed; opening it again costs a handshake.
 const IDLE: Duration = Duration::from_secs(10 * 60);
@@ -71,7 +70,7 @@ pub(crate) struct Pool {
     /// Counts removals of keys; what a new connection is marked with.
     trust: AtomicU64,
     /// Connections with an older mark are closed.
-    trusted_since: watch::Sender<u64>,
+    trusted_since: Rising,
     /// Handshakes that failed, dialled or accepted.
     pub(super) handshakes_failed: AtomicU64,
     /// Streams that another cluster opened.
@@ -133,7 +132,7 @@ impl Pool {
             dialled,
             to_serve: Mutex::new(Some(to_serve)),
             trust: AtomicU64::new(0),
-            trusted_since: watch::Sender::new(0),
+            trusted_since: Rising::default(),
             handshakes_failed: AtomicU64::new(0),
             other_cluster: AtomicU64::new(0),
         })
@@ -156,7 +155,7 @@ impl Pool {
     /// Closes every connection from before the last [`mark_newer`](Self::mark_newer), and takes no stream of
     /// theirs any more.
     pub(super) fn distrust_older(&self) {
-        self.trusted_since.send_replace(self.trust.load(SeqCst));
+        self.trusted_since.raise(self.trust.load(SeqCst));
     }
 
     /// Closes every connection; those that are needed are made again.
@@ -231,7 +230,7 @@ impl Pool {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 self.handshakes_failed.fetch_add(1, Relaxed);
-                return Err(io::Error::other(error));
+                return Err(undone(error));
             }
             Err(_) => return Err(timed_out()),
         };
@@ -315,12 +314,10 @@ impl Pool {
         S: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     {
         let proven = tls::peer_id(&connection);
-        let mut trusted_since = self.trusted_since.subscribe();
         loop {
             let accepted = select! {
                 biased;
-                // The sender is the pool's own.
-                _ = trusted_since.wait_for(|since| *since > trust) => break,
+                () = self.trusted_since.reaches(trust + 1) => break,
                 accepted = connection.accept_bi() => accepted,
             };
             let Ok((send, recv)) = accepted else { break };
@@ -435,6 +432,18 @@ enum Next {
 
 fn lost(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ConnectionAborted, error)
+}
+
+/// A handshake that failed. If one side did not accept the other's certificate, nobody has permission.
+fn undone(error: ConnectionError) -> io::Error {
+    let code = match &error {
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => 0,
+    };
+    // RFC 9001, section 4.8: an alert of TLS.
+    let kind = if (0x100..0x200).contains(&code) { PermissionDenied } else { Other };
+    io::Error::new(kind, error)
 }
 
 fn timed_out() -> io::Error {

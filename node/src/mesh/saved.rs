@@ -13,12 +13,12 @@ use std::{
 use bruit_gossip::MemberState;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::core::Core;
-use crate::data;
+use crate::{data, exit::Exiting, rising::Rising};
 
 /// The names of topics and channels, and which were deleted.
 pub(super) const CATALOGUE: &str = "catalogue";
@@ -41,22 +41,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What waits to be saved, and how far saving is.
+#[derive(Default)]
 pub(super) struct Saves {
     asked: AtomicU64,
-    saved: watch::Sender<u64>,
+    saved: Rising,
     urgent: AtomicBool,
     woken: Notify,
-}
-
-impl Default for Saves {
-    fn default() -> Self {
-        Self {
-            asked: AtomicU64::new(0),
-            saved: watch::Sender::new(0),
-            urgent: AtomicBool::new(false),
-            woken: Notify::new(),
-        }
-    }
 }
 
 impl Saves {
@@ -71,8 +61,7 @@ impl Saves {
         let target = self.asked.fetch_add(1, Relaxed) + 1;
         self.urgent.store(true, Relaxed);
         self.woken.notify_one();
-        let mut saved = self.saved.subscribe();
-        timeout(PATIENCE, saved.wait_for(|saved| *saved >= target)).await.is_ok()
+        timeout(PATIENCE, self.saved.reaches(target)).await.is_ok()
     }
 }
 
@@ -86,13 +75,12 @@ struct Kept {
 }
 
 /// Saves what changes, until `exit`; then once more.
-pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
+pub(super) async fn run(core: Arc<Core>, exit: Exiting) {
     let mut kept = Kept::default();
     loop {
         let mut exiting = select! {
             biased;
-            // The sender lives as long as the node runs.
-            _ = exit.wait_for(|exit| *exit) => true,
+            () = exit.told() => true,
             () = core.saves.woken.notified() => false,
             () = sleep(RETRY), if kept.unsaved.is_some() => false,
         };
@@ -100,7 +88,7 @@ pub(super) async fn run(core: Arc<Core>, mut exit: watch::Receiver<bool>) {
         while !exiting && !core.saves.urgent.swap(false, Relaxed) {
             select! {
                 biased;
-                _ = exit.wait_for(|exit| *exit) => exiting = true,
+                () = exit.told() => exiting = true,
                 () = core.saves.woken.notified() => {}
                 () = sleep_until(together) => break,
             }
@@ -126,7 +114,7 @@ async fn save(core: &Core, kept: &mut Kept) {
         return;
     }
     kept.unsaved = None;
-    core.saves.saved.send_replace(asked);
+    core.saves.saved.raise(asked);
     save_peers(core, &mut kept.peers).await;
 }
 

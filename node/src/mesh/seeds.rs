@@ -11,12 +11,12 @@ use bruit_gossip::{Input, MemberState};
 use parking_lot::Mutex;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep, timeout},
 };
 
 use super::core::Core;
-use crate::env::Env;
+use crate::{env::Env, exit::Exiting};
 
 /// The port of a seed that names none.
 pub(super) const GOSSIP_PORT: u16 = 4160;
@@ -87,12 +87,7 @@ impl Seeds {
 }
 
 /// Says hello to everybody who should be there and is not a member, until `exit`.
-pub(super) async fn run(
-    core: Arc<Core>,
-    seeds: Arc<Seeds>,
-    remembered: Vec<SocketAddr>,
-    mut exit: watch::Receiver<bool>,
-) {
+pub(super) async fn run(core: Arc<Core>, seeds: Arc<Seeds>, remembered: Vec<SocketAddr>, exit: Exiting) {
     let mut named: Option<Instant> = None;
     let mut first = true;
     loop {
@@ -101,8 +96,7 @@ pub(super) async fn run(
         let pause = jittered(&core, if alone { ALONE } else { TOGETHER });
         select! {
             biased;
-            // The sender lives as long as the node runs.
-            _ = exit.wait_for(|exit| *exit) => return,
+            () = exit.told() => return,
             () = seeds.woken.notified() => {}
             () = sleep(pause) => {}
         }

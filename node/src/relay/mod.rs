@@ -29,7 +29,7 @@ use bruit_wire::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::{
     select,
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -47,6 +47,7 @@ use crate::{
     broker::{Broker, Client, Place},
     config::{Config, Limits, Relay},
     env::Env,
+    exit::Exiting,
     mesh::MeshHandle,
 };
 
@@ -74,9 +75,17 @@ pub(crate) struct Relays {
     opens_links: bool,
     channels: Mutex<BTreeMap<Key, Fed>>,
     woken: Notify,
-    /// Consumers here that stand for other nodes: by client, with their node and which start of it.
-    guests: Mutex<BTreeMap<u32, (NodeId, u64, Arc<Client>)>>,
+    /// Consumers here that stand for other nodes, by client.
+    guests: Mutex<BTreeMap<u32, Standing>>,
     totals: Mutex<BTreeMap<NodeId, Totals>>,
+}
+
+/// A consumer that stands for another node.
+struct Standing {
+    node: NodeId,
+    /// Which start of that node.
+    generation: u64,
+    client: Arc<Client>,
 }
 
 /// A channel with consumers here.
@@ -109,7 +118,7 @@ impl Relays {
         env: &Env,
         broker: &Arc<Broker>,
         mesh: &MeshHandle,
-        exit: watch::Receiver<bool>,
+        exit: Exiting,
     ) -> Arc<Self> {
         let place = Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() };
         let relays = Arc::new(Self {
@@ -126,11 +135,13 @@ impl Relays {
             guests: Mutex::default(),
             totals: Mutex::default(),
         });
-        let serving = Arc::clone(&relays);
+        // The mesh does not keep the relays alive, which keep it: a node that has ended lets go of its sockets.
+        let serving = Arc::downgrade(&relays);
         relays.mesh.serve_relays(Arc::new(move |from, stream| {
-            let relays = Arc::clone(&serving);
+            let Some(relays) = serving.upgrade() else { return };
             // On the thread of the channels.
-            serving.env.spawn.spawn(Box::pin(async move {
+            let spawn = Arc::clone(&relays.env.spawn);
+            spawn.spawn(Box::pin(async move {
                 if let Err(error) = owner::serve(&relays, from, stream).await {
                     tracing::debug!("a link of {from} has ended: {error}");
                 }
@@ -178,18 +189,18 @@ impl Relays {
         view.member(view.me()).map_or(0, |member| member.peer.generation)
     }
 
-    async fn run(self: Arc<Self>, mut exit: watch::Receiver<bool>) {
-        let mut views = self.mesh.view_changes();
+    async fn run(self: Arc<Self>, exit: Exiting) {
         loop {
-            let view = Arc::clone(&views.borrow_and_update());
+            // Before the view itself, so that a newer one is not missed.
+            let shown = self.mesh.views_shown();
+            let view = self.mesh.view();
             let next = self.reconcile(&view);
             self.expel(&view);
             self.forget_strangers(&view);
             select! {
                 biased;
-                // The sender lives as long as the node runs.
-                _ = exit.wait_for(|exit| *exit) => break,
-                _ = views.changed() => {}
+                () = exit.told() => break,
+                () = self.mesh.view_after(shown) => {}
                 () = self.woken.notified() => {}
                 () = sleep_until(next) => {}
             }
@@ -278,8 +289,8 @@ impl Relays {
     /// Ends links of nodes that are gone, or have started again since: what they had is delivered again.
     fn expel(&self, view: &View) {
         let guests = self.guests.lock();
-        for (from, generation, client) in guests.values() {
-            let Some(member) = view.member(*from) else { continue };
+        for Standing { node, generation, client } in guests.values() {
+            let Some(member) = view.member(*node) else { continue };
             let known = member.peer.generation;
             if known > *generation || (known == *generation && !member.is_live()) {
                 client.close();

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream};
 use tokio::{select, time::timeout};
 
-use super::{Relays, link::read};
+use super::{Relays, Standing, link::read};
 use crate::{
     broker::{Channel, Client, Output, SubscribeError, Topic, Want, millis},
     mesh::PeerStream,
@@ -64,7 +64,8 @@ pub(super) async fn serve(relays: &Relays, from: NodeId, mut stream: PeerStream)
         // Dropping the stream ends it; what was written is still sent.
         return Ok(());
     };
-    relays.guests.lock().insert(guest.client.id, (from, open.generation, Arc::clone(&guest.client)));
+    let standing = Standing { node: from, generation: open.generation, client: Arc::clone(&guest.client) };
+    relays.guests.lock().insert(guest.client.id, standing);
     let opened = bytes_of(Tell::Opened { tag: relays.tag });
     let outcome = async {
         send.write_all(&opened).await?;
@@ -247,9 +248,8 @@ impl<'a> Guest<'a> {
             if client.set_able(false) && self.channel.is_ranked() {
                 self.channel.wake();
             }
-            if !account.waited {
+            if !client.is_watching() {
                 waiting = self.channel.await_more(client);
-                account.waited = client.is_waiting();
             }
         }
         let in_flight = client.in_flight.load(std::sync::atomic::Ordering::Relaxed);

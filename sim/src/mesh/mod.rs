@@ -13,12 +13,10 @@ pub mod verdict;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
-use bruit::{Config, Durability, DurabilityRule};
+use bruit::Config;
 use bruit_gossip::{Profile, Secret};
 use parking_lot::Mutex;
 use tokio::task::spawn_local;
@@ -37,12 +35,12 @@ use crate::{
     nemesis::{CLIENTS, Nemesis, NodeStatus, Victim},
     panics::PanicWatch,
     process::{Life, Process, host},
-    run::{Tally, Verdict, tally},
+    run::{self, LONGEST, Tally, Verdict, tally},
     scenario::Scenario,
     shape::Shape,
     trace::{SimClock, Trace},
     workload::{self, Target},
-    world::{Ether, HTTP_PORT, Machine, TCP_PORT, epoch},
+    world::{Ether, Machine},
 };
 
 /// Port on which a simulated node takes sealed datagrams.
@@ -51,21 +49,15 @@ pub const GOSSIP_PORT: u16 = 4160;
 /// Port on which a simulated node takes QUIC connections.
 pub const MESH_PORT: u16 = 4161;
 
-/// A run that has not ended after this much simulated time never will.
-const LONGEST: Duration = Duration::from_secs(240);
-
-/// Time that a packet takes. Fixed, as anything else would reorder packets.
-const LATENCY: Duration = Duration::from_millis(1);
-
 /// The node that is no member has this name.
 const STRANGER: &str = "stranger";
 
 /// One node of a run, as the run sees it.
-struct Site {
-    name: String,
-    victim: Victim,
-    disk: SimDisk,
-    nemesis: Nemesis,
+pub(crate) struct Site {
+    pub(crate) name: String,
+    pub(crate) victim: Victim,
+    pub(crate) disk: SimDisk,
+    pub(crate) nemesis: Nemesis,
 }
 
 /// Runs `seed` through a mesh `scenario`. With `print`, every event goes to standard output.
@@ -84,16 +76,7 @@ pub(crate) fn run(
     let recorder = Recorder::new(trace.clone());
     trace.event(format_args!("seed {seed} scenario {} {shape:?} {plan:?}", scenario.name));
     let watch = PanicWatch::new();
-    let mut sim = turmoil::Builder::new()
-        .epoch(epoch())
-        .rng_seed(seed)
-        .simulation_duration(LONGEST * 2)
-        .tick_duration(Duration::from_millis(1))
-        .min_message_latency(LATENCY)
-        .max_message_latency(LATENCY)
-        .tcp_capacity(1024)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = run::simulation(seed);
     let ether = Ether::new(trace);
     let mut sites = raise(&mut sim, &dice, &plan, &shape, (&ether, &recorder), software);
     let addresses: Vec<IpAddr> = sites.iter().map(|site| site.victim.address).collect();
@@ -132,10 +115,11 @@ pub(crate) fn run(
         took: clock.now(),
         tally: sum,
         wear,
+        notes: Vec::new(),
     }
 }
 
-fn step_to_the_end(
+pub(crate) fn step_to_the_end(
     sim: &mut turmoil::Sim<'_>,
     clock: &SimClock,
     plan: &MeshPlan,
@@ -174,7 +158,7 @@ fn step_to_the_end(
 }
 
 /// Builds the hosts of all nodes, the stranger's last.
-fn raise(
+pub(crate) fn raise(
     sim: &mut turmoil::Sim<'_>,
     dice: &Dice,
     plan: &MeshPlan,
@@ -195,7 +179,10 @@ fn raise(
         let dice = dice.fork(100 + at as u64);
         let config = config(plan, shape, at, &name);
         let disk = SimDisk::new(dice.fork(2), recorder.trace().clone(), &config.data_path);
-        let machine = Machine::new(&name, dice.fork(3), disk.clone(), ether.clone());
+        let mut machine = Machine::new(&name, dice.fork(3), disk.clone(), ether.clone());
+        if plan.namesakes {
+            machine = machine.with_a_common_name();
+        }
         let recorder = recorder.sibling(&name);
         let victim = Victim { machine, address, status: NodeStatus::default(), recorder, stays_dark: true };
         let actions = plan.actions.get(at).cloned().unwrap_or_default();
@@ -218,17 +205,7 @@ fn raise(
 
 fn config(plan: &MeshPlan, shape: &Shape, at: usize, name: &str) -> Config {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let mut config = Config {
-        tcp_address: any(TCP_PORT),
-        http_address: Some(any(HTTP_PORT)),
-        data_path: PathBuf::from("/data"),
-        hostname: name.to_owned(),
-        ..Config::default()
-    };
-    config.journal.segment_size = shape.segment_size;
-    config.journal.cache_bytes = shape.cache_bytes;
-    config.journal.min_free_bytes = 128 * 1024;
-    config.journal.rules = vec![DurabilityRule { pattern: "os-*".to_owned(), durability: Durability::Os }];
+    let mut config = Config { hostname: name.to_owned(), ..run::config(shape) };
     config.mesh.gossip_address = Some(any(GOSSIP_PORT));
     config.mesh.mesh_address = any(MESH_PORT);
     config.mesh.profile = Profile::Lan;

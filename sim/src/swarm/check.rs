@@ -32,21 +32,14 @@ pub fn check<S: Software>(world: &World<S>) -> Vec<Finding> {
 pub struct Truth {
     /// The live nodes: which life, and what they hold.
     live: BTreeMap<NodeId, (u64, Vec<Name>)>,
-    /// So many are dead that it takes minutes until the few that live have found them all.
-    is_swamped: bool,
 }
-
-/// More dead than this for each live node need not all be found in time.
-const DEAD_FOUND_IN_TIME: usize = 4;
 
 impl Truth {
     /// As things are now.
     #[must_use]
     pub fn new<S: Software>(world: &World<S>) -> Self {
-        let entry = |host: &Host<S>| (host.node, (host.generation, host.holds.keys().cloned().collect()));
-        let live: BTreeMap<NodeId, (u64, Vec<Name>)> = world.live().map(entry).collect();
-        let is_swamped = world.hosts.len() > live.len() * (1 + DEAD_FOUND_IN_TIME);
-        Self { live, is_swamped }
+        let entry = |host: &Host<S>| (host.node, (life(host), host.holds.keys().cloned().collect()));
+        Self { live: world.live().map(entry).collect() }
     }
 
     /// How many nodes live.
@@ -79,7 +72,7 @@ impl Truth {
                         member.peer.id, member.state, member.peer.generation, member.peer.renewal
                     ));
                 }
-                None if is_alive && !self.is_swamped => {
+                None if is_alive => {
                     return Some(format!("shows the dead {} as {:?}", member.peer.id, member.state));
                 }
                 None => {}
@@ -112,6 +105,13 @@ pub fn disagreement<S>(truth: &Truth, host: &Host<S>) -> Option<Finding> {
     let finding = |invariant, text: String| Finding::new(invariant, format!("host {} {text}", host.id));
     let member = truth.wrong_member(view).map(|text| finding("I14", text));
     member.or_else(|| truth.wrong_holding(view).map(|text| finding("I13", text)))
+}
+
+/// Which life a node is in. It may have had to outrank somebody with more lives at its address, or the lie of a
+/// member that has gone wrong: what it says of itself counts.
+fn life<S: Software>(host: &Host<S>) -> u64 {
+    let shown = host.process.as_ref().and_then(|process| process.view.member(host.node));
+    shown.map_or(host.generation, |member| member.peer.generation.max(host.generation))
 }
 
 fn names_held(view: &View, node: NodeId) -> Vec<Name> {

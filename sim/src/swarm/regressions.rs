@@ -14,4 +14,35 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 0] = [];
+pub const REGRESSIONS: [Regression; 5] = [
+    Regression {
+        was: "a node that left and came back probed nobody, and believed for ever in those who had left as well",
+        scenario: "leave",
+        seed: 329,
+        nodes: 3,
+    },
+    Regression {
+        was: "a starved node suspected the dead long after all others knew, and did not count what they said",
+        scenario: "all",
+        seed: 868,
+        nodes: 4,
+    },
+    Regression {
+        was: "a clock that went back by a year took the names with it, and a delete by it was none to others",
+        scenario: "clock",
+        seed: 575,
+        nodes: 4,
+    },
+    Regression {
+        was: "the same, and a deleted name was shown again",
+        scenario: "clock",
+        seed: 592,
+        nodes: 7,
+    },
+    Regression {
+        was: "a confirmation set a timer into the past, so that the node thought itself slow and judged nobody",
+        scenario: "flood",
+        seed: 72,
+        nodes: 3,
+    },
+];

@@ -12,7 +12,7 @@ use super::{
     software::Software,
     world::World,
 };
-use crate::{check::Finding, dice::Dice, panics::PanicWatch};
+use crate::{check::Finding, dice::Dice, panics::PanicWatch, sweep::write_findings};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -102,8 +102,8 @@ pub fn run_software<S: Software>(seed: u64, scenario: &Scenario, nodes: usize, p
 fn settling<S: Software>(world: &World<S>) -> Duration {
     let live = world.live().count().max(1);
     let dead = world.hosts.len() - live;
-    // A node looks at one member a second at most, so that few living take time to find many dead.
-    let usual = Duration::from_millis(15_000 + 10 * live as u64 + 5_000 * (dead / live) as u64);
+    // Few living take time to find many dead.
+    let usual = Duration::from_millis(15_000 + 10 * live as u64 + 200 * (dead / live) as u64);
     match world.profile {
         Profile::Wan => usual * 3,
         Profile::Lan | Profile::Local => usual,
@@ -210,9 +210,6 @@ impl Verdict {
     }
 }
 
-/// How many findings a verdict shows; the first is usually the cause of the others.
-const SHOWN: usize = 8;
-
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -230,15 +227,6 @@ impl fmt::Display for Verdict {
             self.trace_hash,
             self.events,
         )?;
-        for finding in self.findings.iter().take(SHOWN) {
-            writeln!(f, "  {finding}")?;
-        }
-        if self.findings.len() > SHOWN {
-            writeln!(f, "  and {} more", self.findings.len() - SHOWN)?;
-        }
-        if !self.is_good() {
-            writeln!(f, "  replay: {}", self.replay())?;
-        }
-        Ok(())
+        write_findings(f, &self.findings, &self.replay())
     }
 }

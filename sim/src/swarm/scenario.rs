@@ -96,7 +96,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     Scenario { name: "twin", about: "data directories are copied", is_strict: false, draw: twin },
     Scenario {
         name: "flood",
-        about: "three times as many nodes come, and vanish at once",
+        about: "hundreds of nodes come, and vanish at once",
         is_strict: true,
         draw: flood,
     },
@@ -367,9 +367,7 @@ fn twin(plan: &mut Plan<'_>) {
 }
 
 fn flood(plan: &mut Plan<'_>) {
-    // Among more dead than this the living are hard to find, and it takes minutes.
-    let most = plan.nodes as u64 * 3;
-    let (at, host, count) = (plan.some_time(10_000), plan.somebody(), plan.dice.between(3, most));
+    let (at, host, count) = (plan.some_time(10_000), plan.somebody(), plan.dice.between(50, 300));
     plan.at(at, Action::Flood(host, usize::try_from(count).unwrap_or(0)));
 }
 

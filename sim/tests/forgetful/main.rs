@@ -64,7 +64,7 @@ fn judge(seed: u64, scenario: &str) -> Verdict {
 
 /// A node without a disk.
 fn forgetful(process: Process) -> Life {
-    let Process { config, env, mut stopped, ready } = process;
+    let Process { config, env, stopped, ready } = process;
     Box::pin(async move {
         let queue = Arc::new(Mutex::new(Queue::default()));
         let mut tcp = env.net.listen(config.tcp_address).await?;
@@ -74,7 +74,7 @@ fn forgetful(process: Process) -> Life {
         loop {
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+                () = stopped.pass() => return Ok(()),
                 accepted = tcp.accept() => {
                     let owner = owners.fetch_add(1, Ordering::Relaxed);
                     let session = Session::new(env.clone(), queue.clone(), owner);

@@ -12,10 +12,14 @@ use anyhow::{Context, anyhow};
 use bruit_gossip::Profile;
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
 };
 
-use crate::{Config, JournalConfig, Limits, LogControl, MeshConfig, Ready, RunError, env::real};
+use crate::{
+    Config, JournalConfig, Limits, LogControl, MeshConfig, Ready, RunError,
+    env::real,
+    exit::{self, Exit, Exiting},
+};
 
 /// Size of a journal file, bytes: small, since there are many nodes and one disk.
 const SEGMENT_SIZE: u64 = 4 << 20;
@@ -55,7 +59,7 @@ impl fmt::Display for Place {
 pub(super) struct Nodes {
     ready: Vec<Ready>,
     threads: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    stop: Exit,
     ended: mpsc::UnboundedReceiver<Ended>,
 }
 
@@ -75,7 +79,7 @@ impl Nodes {
         background: Handle,
     ) -> anyhow::Result<Self> {
         let (sender, ended) = mpsc::unbounded_channel();
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = exit::channel();
         let mut nodes = Self { ready: Vec::new(), threads: Vec::new(), stop, ended };
         for number in 1..=count {
             let seed = nodes.ready.first().and_then(|first| first.mesh.as_ref()).map(|mesh| mesh.gossip);
@@ -119,7 +123,7 @@ impl Nodes {
 
     /// Stops the nodes and waits until they have.
     pub(super) async fn stop(mut self) {
-        self.stop.send_replace(true);
+        self.stop.tell();
         // Ends when the last thread has dropped its sender; none of them waits for this one.
         self.ended.close();
         while self.ended.recv().await.is_some() {}
@@ -134,17 +138,13 @@ impl Nodes {
 fn live(
     config: Config,
     background: Handle,
-    mut stopping: watch::Receiver<bool>,
+    stopping: Exiting,
     greet: oneshot::Sender<Ready>,
 ) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let env = real::env(runtime.handle().clone(), background);
-    let shutdown = async move {
-        // Whoever could ask for more is gone.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    };
     let ready = |ready: &Ready| drop(greet.send(ready.clone()));
-    let outcome: Result<(), RunError> = runtime.block_on(crate::run(config, env, shutdown, ready));
+    let outcome: Result<(), RunError> = runtime.block_on(crate::run(config, env, stopping.told(), ready));
     Ok(outcome?)
 }
 

@@ -51,6 +51,7 @@ impl Budget {
     }
 
     /// Waits until nothing is left.
+    #[expect(clippy::disallowed_methods, reason = "client code, beside the node and not within it")]
     pub(super) async fn spent(&self) {
         // The sender is here, so that it cannot be gone.
         let _ = self.0.subscribe().wait_for(|left| *left == 0).await;
