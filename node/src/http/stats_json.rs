@@ -280,7 +280,6 @@ impl MeshJson {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
