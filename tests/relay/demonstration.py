@@ -153,7 +153,7 @@ def story():
     news_from_everywhere()
     say(f"pynsq and nsqjs, told of 10.77.0.1:4150 only, get what is published on all ({RATE}/s each)")
     open_links = [link for one in links(nodes[0]).values() for link in one if link["state"] == "open"]
-    say(f"node 1 has {len(open_links)} open links, such as {json.dumps(open_links[0])}")
+    say(f"node 1 has {len(open_links)} open links, such as {json.dumps(open_links[:1])}")
     kills, cuts = trouble(nodes)
     say(f"{kills} times a node was killed with -9 and started again, {cuts} times its cable cut and healed")
     news_from_everywhere()

@@ -227,6 +227,7 @@ fn who_is_connected_directly_comes_first() {
     direct.collect(&bodies);
     relayed.expect_silence();
     direct.ready(1);
+    direct.settle();
     mesh[1].client().publish_all("t", &["first", "second"]);
     let held = direct.message();
     relayed.collect([if held.text() == "first" { "second" } else { "first" }]);

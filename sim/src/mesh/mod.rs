@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use bruit::Config;
+use bruit::{Config, Relay};
 use bruit_gossip::{Profile, Secret};
 use parking_lot::Mutex;
 use tokio::task::spawn_local;
@@ -206,6 +206,7 @@ pub(crate) fn raise(
 fn config(plan: &MeshPlan, shape: &Shape, at: usize, name: &str) -> Config {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut config = Config { hostname: name.to_owned(), ..run::config(shape) };
+    config.relay = if plan.relays { Relay::Auto } else { Relay::Off };
     config.mesh.gossip_address = Some(any(GOSSIP_PORT));
     config.mesh.mesh_address = any(MESH_PORT);
     config.mesh.profile = Profile::Lan;

@@ -29,6 +29,9 @@ pub struct MeshPlan {
     pub gone: Option<usize>,
     /// Whether all nodes mark the ids of their messages alike.
     pub namesakes: bool,
+    /// Whether consumers get what other nodes hold. If they do, whose message one is cannot be told from where
+    /// it comes.
+    pub relays: bool,
     /// How long faults go on.
     pub chaos: Duration,
 }
@@ -90,6 +93,7 @@ impl MeshPlan {
             stranger: None,
             gone: None,
             namesakes: false,
+            relays: false,
             chaos: dice.millis(6_000, 10_000),
         };
         draw(&mut plan, dice);

@@ -70,10 +70,9 @@ impl Errands {
             errands.push(spawn_local(self.clone().pause(pause)));
         }
         for errand in errands {
-            match errand.await {
-                Ok(Err(finding)) => self.report.findings.lock().push(finding),
-                // A panic is a finding already.
-                Ok(Ok(())) | Err(_) => {}
+            // A panic is a finding already.
+            if let Ok(Err(finding)) = errand.await {
+                self.report.findings.lock().push(finding);
             }
         }
     }

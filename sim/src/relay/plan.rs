@@ -71,6 +71,7 @@ impl RelayPlan {
     /// The plan that `dice` and `draw` give.
     pub(crate) fn new(dice: &mut Dice, draw: fn(&mut MeshPlan, &mut Dice)) -> Self {
         let mut mesh = MeshPlan::new(&mut dice.fork(1), draw);
+        mesh.relays = true;
         mesh.namesakes = dice.chance(200);
         if mesh.joining == Joining::Halves {
             // Nobody here tells one half of the other.

@@ -22,6 +22,9 @@ pub struct Scenario {
     draw: Draw,
 }
 
+/// Draws the plan of several nodes.
+type DrawMesh = fn(&mut MeshPlan, &mut Dice);
+
 /// What a scenario is about, and what draws its plan.
 #[derive(Debug, Clone, Copy)]
 enum Draw {
@@ -135,7 +138,7 @@ impl Scenario {
 
     /// What draws the plan of several nodes with consumers on few, and who uses them; `None` if the scenario is
     /// about something else.
-    pub(crate) fn of_relay(&self) -> Option<(fn(&mut MeshPlan, &mut Dice), Play)> {
+    pub(crate) fn of_relay(&self) -> Option<(DrawMesh, Play)> {
         match self.draw {
             Draw::Node(_) | Draw::Mesh(_) => None,
             Draw::Relay(draw, play) => Some((draw, play)),
