@@ -89,14 +89,7 @@ async fn fill(nodes: &[Node], dice: &mut Dice) -> io::Result<Drain> {
             (_, body) => return Err(io::Error::other(String::from_utf8_lossy(&body).into_owned())),
         }
     }
-    // The first second goes by with the owners getting to know the channel, and the relay its owners.
-    let until = Instant::now() + NOTHING_FOR;
-    while !all_hold(nodes).await.unwrap_or(false) {
-        if Instant::now() > until {
-            return Err(io::Error::other("not every owner has the channel"));
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    until_true("not every owner has the channel", || all_hold(nodes)).await?;
     Ok(drain)
 }
 
@@ -116,6 +109,28 @@ async fn subscribed(nodes: &[Node]) -> io::Result<Client> {
     }
 }
 
+/// Asks until the answer is yes. Errors count as no.
+async fn until_true<F: Future<Output = io::Result<bool>>>(
+    otherwise: &str,
+    what: impl Fn() -> F,
+) -> io::Result<()> {
+    let deadline = Instant::now() + NOTHING_FOR;
+    while !what().await.unwrap_or(false) {
+        if Instant::now() > deadline {
+            return Err(io::Error::other(otherwise.to_owned()));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Whether the consumer's node has a link to every owner.
+async fn has_all_links(nodes: &[Node]) -> io::Result<bool> {
+    let stats = get_json(&nodes[HERE].name, "/stats?format=json&include_clients=false", PATIENCE).await?;
+    let links = stats["topics"][0]["channels"][0]["relays"].as_array().map_or(&[][..], Vec::as_slice);
+    Ok(links.iter().filter(|link| link["state"] == "open").count() + 1 == nodes.len())
+}
+
 async fn all_hold(nodes: &[Node]) -> io::Result<bool> {
     for node in nodes {
         let stats = get_json(&node.name, "/stats?format=json&include_clients=false", PATIENCE).await?;
@@ -129,6 +144,8 @@ async fn all_hold(nodes: &[Node]) -> io::Result<bool> {
 /// Takes messages, each for a moment, until all have come.
 async fn take_all(nodes: &[Node], drain: &mut Drain, dice: &mut Dice) -> io::Result<()> {
     let mut client = subscribed(nodes).await?;
+    // An owner that the consumer's node has not heard of yet cannot be served, which is nothing about fairness.
+    until_true("not every owner has a link", || has_all_links(nodes)).await?;
     let mut out = Vec::new();
     nsq::put_ready(&mut out, drain.ready);
     client.send(&out).await?;
