@@ -1,6 +1,6 @@
 //! One channel's messages from other nodes, for the consumers that are connected here.
 //!
-//! Consumers hand their capacity to the feed; the feed divides it over the owners ([`credit`](super::credit)),
+//! Consumers hand their capacity to the feed; the feed divides it over the owners ([`credit`]),
 //! the node's own channel among them, and hands out what comes. Two bounds hold at any time: the messages that
 //! owners may send, those that have come and those that consumers have are together never more than the
 //! consumers' RDY allowed when they were granted; and no consumer is given more than its RDY.
