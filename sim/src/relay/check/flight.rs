@@ -50,11 +50,16 @@ fn late(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
     None
 }
 
-/// A first answer that was in time and refused although nothing had broken.
+/// A first answer that was in time and refused although nothing had broken. Not if the consumer had the message
+/// before: then a late answer to the earlier delivery may have been taken for one to this.
 fn rejected(ledger: &Ledger<'_>, delivery: &Delivery) -> Option<Finding> {
     let consumer = ledger.conns.get(&delivery.conn)?;
     let answer = delivery.answers.first().filter(|answer| answer.refused)?;
-    let in_time = answer.at + ARRIVAL < delivery.at + consumer.msg_timeout;
+    let again = ledger.by_message.get(&(delivery.place, delivery.key?)).is_some_and(|indices| {
+        let mut others = indices.iter().filter_map(|index| ledger.deliveries.get(*index));
+        others.any(|other| other.conn == delivery.conn && other.at < delivery.at)
+    });
+    let in_time = !again && answer.at + ARRIVAL < delivery.at + consumer.msg_timeout;
     let held = ledger.held_together(delivery.owner, delivery.node, delivery.at, answer.at + ARRIVAL);
     let (key, at, node, owner, kind) = (delivery.key, answer.at, delivery.node, delivery.owner, answer.kind);
     (in_time && held).then(|| {
