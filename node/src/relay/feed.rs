@@ -27,6 +27,9 @@ use super::{
 };
 use crate::broker::{Client, NotYours, Output, Signal, Want};
 
+/// Owners that are remembered by what their messages' ids begin with, at most, beyond those that have a link.
+const ALIASES_MAX: usize = 1_024;
+
 /// The consumers here of a channel, and the links to its other owners.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -43,6 +46,9 @@ pub(crate) struct Feed {
 struct State {
     consumers: Vec<Arc<Client>>,
     links: BTreeMap<NodeId, Link>,
+    /// What the ids of each owner's messages begin with here. Kept when a link is lost: a late FIN must not
+    /// finish a message of another owner.
+    aliases: BTreeMap<NodeId, u16>,
     /// Counts deliveries, so that it is known who was served last.
     turns: u64,
     /// Whether messages wait in the node's own channel, and when it was served last.
@@ -209,11 +215,7 @@ impl Feed {
     /// A link to an owner stands. `tag` is what its message ids begin with.
     pub(super) fn open(&self, owner: NodeId, tag: u16, signal: Arc<Signal>) {
         let mut state = self.state.lock();
-        let taken =
-            |alias: u16| alias == self.tag || state.links.values().any(|link| link.inbound.alias() == alias);
-        // There are fewer links than numbers.
-        let alias =
-            (0..=u16::MAX).map(|step| tag.wrapping_add(step)).find(|alias| !taken(*alias)).unwrap_or(tag);
+        let alias = state.alias(owner, tag, self.tag);
         state.links.insert(owner, Link { inbound: Inbound::new(tag, alias), signal, scheduled: u64::MAX });
         self.links.store(state.links.len(), Ordering::Relaxed);
         state.balance();
@@ -302,6 +304,22 @@ impl Feed {
 }
 
 impl State {
+    /// What the ids of an owner's messages begin with here, if they begin with `tag` there; never `own`.
+    fn alias(&mut self, owner: NodeId, tag: u16, own: u16) -> u16 {
+        if self.aliases.len() >= ALIASES_MAX {
+            let links = &self.links;
+            self.aliases.retain(|owner, _| links.contains_key(owner));
+        }
+        let others = || self.aliases.iter().filter(|(other, _)| **other != owner);
+        let is_free = |alias: &u16| *alias != own && others().all(|(_, taken)| taken != alias);
+        let known = self.aliases.get(&owner).copied();
+        let wanted = known.into_iter().chain((0..=u16::MAX).map(|step| tag.wrapping_add(step)));
+        // There are fewer links than numbers.
+        let alias = wanted.into_iter().find(is_free).unwrap_or(tag);
+        self.aliases.insert(owner, alias);
+        alias
+    }
+
     fn link_of(&mut self, id: MessageId) -> Option<&mut Link> {
         self.links.values_mut().find(|link| link.inbound.alias() == id.node())
     }

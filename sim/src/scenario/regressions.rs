@@ -12,7 +12,7 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 5] = [
+pub const REGRESSIONS: [Regression; 9] = [
     Regression {
         was: "a sync that failed while a segment was sealed refused publishes for ever",
         scenario: "fsync",
@@ -37,5 +37,25 @@ pub const REGRESSIONS: [Regression; 5] = [
         was: "the same after packets had got through in one direction only",
         scenario: "mesh-oneway",
         seed: 1079,
+    },
+    Regression {
+        was: "a deleted channel came back when all nodes lost power soon after",
+        scenario: "mesh-all",
+        seed: 3,
+    },
+    Regression {
+        was: "a topic that a node with a slow clock deleted came back",
+        scenario: "mesh-all",
+        seed: 110,
+    },
+    Regression {
+        was: "a topic began without channels of which only the holder was known yet",
+        scenario: "relay-clock",
+        seed: 2061,
+    },
+    Regression {
+        was: "the same, and what was acknowledged meanwhile reached an ephemeral channel only",
+        scenario: "relay-power",
+        seed: 2003,
     },
 ];

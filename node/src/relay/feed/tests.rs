@@ -202,8 +202,12 @@ proptest! {
         let mut owners: Vec<Model> =
             backlogs.iter().map(|backlog| Model { backlog: *backlog, ..Model::default() }).collect();
         let mut held: Vec<Vec<MessageId>> = vec![Vec::new(); clients.len()];
-        let drain = (0..4_000_usize).map(|at| ((at % 4) as u8, at / 4));
+        // With RDY 1 a message takes some rounds over all owners.
+        let drain = (0..100_000_usize).map(|at| ((at % 4) as u8, at / 4));
         for (what, which) in steps.into_iter().chain(drain) {
+            if owners.iter().zip(&backlogs).all(|(owner, backlog)| owner.finished == *backlog) {
+                break;
+            }
             let owner = which % owners.len();
             let at = which % clients.len();
             match what {
