@@ -13,6 +13,7 @@ use crate::{
     catalogue::Hide,
     fact::{Items, holds},
     names::{Handle, Mark, Table},
+    stamp::Stamp,
 };
 
 /// A node of the mesh.
@@ -139,12 +140,16 @@ impl View {
         known.map(|(_, channel, _)| channel.clone()).collect()
     }
 
-    /// The channels with which a topic begins on a node that has not held it: those that somebody made and
-    /// nobody deleted since, ephemeral ones left out. By name.
+    /// The channels with which a topic begins on a node that has not held it, ephemeral ones left out: those
+    /// that somebody made and nobody deleted since. By name. That a node holds one may be known before that it
+    /// was made; after a delete of the topic that says nothing, for the node may not have heard of it.
     #[must_use]
     pub fn lasting_channels(&self, topic: &str) -> Vec<ChannelName> {
-        let channels = self.names.channels(topic);
-        let lasting = channels.filter(|(_, channel, mark)| mark.is_live() && !channel.is_ephemeral());
+        let never_deleted = self.names.mark_of(topic, None).gone == Stamp::NEVER;
+        let lasting = self.names.channels(topic).filter(|&(handle, channel, mark)| {
+            let known = mark.is_live() || (never_deleted && self.is_known(handle, mark));
+            known && !channel.is_ephemeral()
+        });
         lasting.map(|(_, channel, _)| channel.clone()).collect()
     }
 

@@ -29,6 +29,8 @@ pub struct Config {
     pub topology_region: String,
     /// Zone of this node, echoed to clients.
     pub topology_zone: String,
+    /// Whether consumers here get what other nodes hold.
+    pub relay: Relay,
     /// What clients may do.
     pub limits: Limits,
     /// How messages are kept.
@@ -73,12 +75,22 @@ impl Default for Config {
             hostname: "localhost".to_owned(),
             topology_region: String::new(),
             topology_zone: String::new(),
+            relay: Relay::Auto,
             limits: Limits::default(),
             journal: JournalConfig::default(),
             mesh: MeshConfig::default(),
             log: LogControl::default(),
         }
     }
+}
+
+/// Whether consumers that are connected to a node get what other nodes hold of their channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay {
+    /// They do.
+    Auto,
+    /// They get what the node itself holds, as from nsqd. Other nodes may still relay from it.
+    Off,
 }
 
 /// How a node finds others and talks to them.

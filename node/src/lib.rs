@@ -3,7 +3,7 @@
 //! In reading order: [`run`] is the only wiring. [`mod@env`] is the outside world. A message comes in through
 //! [`client`] or [`http`], is staged in a topic of the [`broker`], written by its commit loop to the
 //! [`journal`], and goes out through [`client`] again. Other nodes are found, and told what is here, by the
-//! [`mesh`]. [`cli`] is everything that a person types.
+//! [`mesh`]; what they hold comes through the [`relay`]. [`cli`] is everything that a person types.
 
 pub mod broker;
 pub mod cli;
@@ -15,6 +15,7 @@ mod exit;
 mod http;
 pub mod journal;
 mod mesh;
+mod relay;
 mod rising;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -23,18 +24,19 @@ use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
 pub use self::config::{
-    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
+    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki, Relay,
 };
 pub use self::data::DataError;
 pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
 use self::{
-    broker::{Broker, Opening, Tasks},
+    broker::{Broker, Opening, Place, Tasks},
     client::ServerFacts,
     env::Env,
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
     mesh::MeshHandle,
+    relay::Relays,
 };
 
 /// How long connections get to close when the node stops.
@@ -137,7 +139,8 @@ pub async fn run(
     config.broadcast_addresses = broadcast_addresses;
     let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
-    let state = http_state(&config, &env, &broker, mesh, ports);
+    let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
+    let state = http_state(&config, &env, &broker, mesh, &relays, ports);
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
     let served: Vec<_> = faces
         .into_iter()
@@ -148,10 +151,9 @@ pub async fn run(
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
-        topology_region: config.topology_region.clone(),
-        topology_zone: config.topology_zone.clone(),
+        place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
     });
-    let clients = client::serve(tcp, Arc::clone(&broker), facts, env.clone(), node_id.tag(), exiting);
+    let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
     env.spawn.spawn(Box::pin(clients));
     ready(&Ready {
         tcp_address,
@@ -219,10 +221,15 @@ async fn listen_http(
     listener.map(Some).map_err(|error| RunError::Listen { address, flag, error })
 }
 
-fn http_state(config: &Config, env: &Env, broker: &Arc<Broker>, mesh: MeshHandle, ports: Ports) -> HttpState {
-    let (level, set) = (config.log.level.clone(), Arc::clone(&config.log.set));
-    let config = Arc::new(config.clone());
-    HttpState::new(Arc::clone(broker), mesh, config, env.clone(), ports, &level, set)
+fn http_state(
+    config: &Config,
+    env: &Env,
+    broker: &Arc<Broker>,
+    mesh: MeshHandle,
+    relays: &Arc<Relays>,
+    ports: Ports,
+) -> HttpState {
+    HttpState::new(Arc::clone(broker), mesh, Arc::clone(relays), Arc::new(config.clone()), env.clone(), ports)
 }
 
 fn serve_http(

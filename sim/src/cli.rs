@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     run::{Verdict, run},
-    scenario::{MESH_SCENARIOS, SCENARIOS, Scenario},
+    scenario::{MESH_SCENARIOS, RELAY_SCENARIOS, SCENARIOS, Scenario},
     swarm::{
         self,
         cli::{SwarmArgs, swarm},
@@ -42,7 +42,7 @@ struct RunArgs {
     #[command(flatten)]
     seeds: Seeds,
     /// What happens to the node; see `bruit-sim list`. `every` takes each of one node in turn, which is the
-    /// default with --seeds; without, it is `all`. `mesh` takes each of several nodes in turn.
+    /// default with --seeds; without, it is `all`. `mesh` and `relay` take each of several nodes in turn.
     #[arg(long)]
     scenario: Option<String>,
     /// Print the node's log, from this level on.
@@ -71,8 +71,8 @@ pub fn main() -> ExitCode {
 }
 
 fn list() -> io::Result<ExitCode> {
-    for scenario in SCENARIOS.into_iter().chain(MESH_SCENARIOS) {
-        writeln!(io::stdout(), "{:13} {}", scenario.name, scenario.about)?;
+    for scenario in SCENARIOS.into_iter().chain(MESH_SCENARIOS).chain(RELAY_SCENARIOS) {
+        writeln!(io::stdout(), "{:15} {}", scenario.name, scenario.about)?;
     }
     writeln!(io::stdout(), "\nof `bruit-sim swarm`:")?;
     for scenario in swarm::scenario::SCENARIOS {
@@ -85,6 +85,7 @@ fn run_command(args: &RunArgs) -> io::Result<ExitCode> {
     let scenarios = match args.scenario.as_deref().unwrap_or(args.seeds.usual_scenario()) {
         "every" => SCENARIOS.to_vec(),
         "mesh" => MESH_SCENARIOS.to_vec(),
+        "relay" => RELAY_SCENARIOS.to_vec(),
         name => vec![Scenario::find(name).ok_or_else(|| no_scenario(name))?],
     };
     if let Some(level) = args.log {

@@ -64,6 +64,15 @@ pub enum Event {
     Touch(Conn, MessageId),
     /// A non-fatal error arrived.
     Complaint(Conn, String),
+    /// The node knows a channel, so that what is published here from now on belongs to it.
+    Known {
+        /// The channel.
+        place: Place,
+        /// Whether the node holds it, and does not only name it.
+        held: bool,
+    },
+    /// The node was told to pause a channel, and has; or is about to be told to resume it.
+    Paused(Place, bool),
     /// The connection ended, whoever ended it.
     Left(Conn),
     /// A process of the node began.

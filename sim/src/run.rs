@@ -20,6 +20,7 @@ use crate::{
     nemesis::{CLIENTS, Nemesis, NodeStatus, Victim},
     panics::PanicWatch,
     process::{Life, Process, bruit, host},
+    relay,
     scenario::Scenario,
     shape::Shape,
     sweep::write_findings,
@@ -53,6 +54,8 @@ pub struct Verdict {
     pub tally: Tally,
     /// What was done to the disk.
     pub wear: Wear,
+    /// What was measured.
+    pub notes: Vec<String>,
 }
 
 /// Counts of what happened in a run, to see that it was not idle.
@@ -85,6 +88,9 @@ pub fn run(seed: u64, scenario: &Scenario, print: bool) -> Verdict {
 pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Process) -> Life) -> Verdict {
     if let Some(draw) = scenario.of_mesh() {
         return mesh::run(seed, scenario, draw, print, software);
+    }
+    if let Some(of_relay) = scenario.of_relay() {
+        return relay::run(seed, scenario, of_relay, print, software);
     }
     let dice = Dice::new(seed);
     let shape = Arc::new(Shape::new(&mut dice.fork(1)));
@@ -127,6 +133,7 @@ pub fn run_software(seed: u64, scenario: &Scenario, print: bool, software: fn(Pr
         took: clock.now(),
         tally: tally(&records),
         wear: disk.wear(),
+        notes: Vec::new(),
     }
 }
 
@@ -275,6 +282,9 @@ impl fmt::Display for Verdict {
             wear.files_made,
             wear.files_removed,
         )?;
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
+        }
         write_findings(f, &self.findings, &self.replay())
     }
 }

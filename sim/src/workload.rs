@@ -1,7 +1,7 @@
 //! Who uses the node, and the parts of a run as they see it.
 
-mod consumer;
-mod publisher;
+pub(crate) mod consumer;
+pub(crate) mod publisher;
 
 use std::{
     io,
@@ -34,11 +34,11 @@ pub const NODE: &str = "node";
 
 /// The longest that anything may take once the faults are over: a publish, an answer of the statistics,
 /// the delivery of what is left.
-const HEALED_WITHIN: Duration = Duration::from_secs(40);
+pub(crate) const HEALED_WITHIN: Duration = Duration::from_secs(40);
 
 /// What clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Publish and consume, with all the trouble that clients make.
     Busy,
     /// Nothing: nobody is connected.
@@ -51,7 +51,7 @@ enum Phase {
 
 /// The current phase, and word to all when it changes. Not a `watch` channel: that one wakes its receivers
 /// in an order that it draws from tokio's own chance.
-struct Phases {
+pub(crate) struct Phases {
     current: Mutex<Phase>,
     changed: Notify,
 }
@@ -109,20 +109,27 @@ impl Target {
 
 /// What every client has.
 #[derive(Clone)]
-struct Everyone {
-    shape: Arc<Shape>,
-    target: Target,
-    recorder: Recorder,
-    phases: Arc<Phases>,
-    active: Arc<AtomicUsize>,
+pub(crate) struct Everyone {
+    pub(crate) shape: Arc<Shape>,
+    pub(crate) target: Target,
+    pub(crate) recorder: Recorder,
+    pub(crate) phases: Arc<Phases>,
+    /// Indices of the topics that publishers here publish to.
+    pub(crate) published: Arc<[usize]>,
+    pub(crate) active: Arc<AtomicUsize>,
 }
 
 /// Runs all clients until the node has delivered everything that it holds after `healed` opened, or
 /// has failed to.
 pub async fn run(shape: Arc<Shape>, target: Target, recorder: Recorder, dice: Dice, healed: Gate) {
-    let phases = Arc::new(Phases { current: Mutex::new(Phase::Busy), changed: Notify::new() });
-    let active = Arc::default();
-    let everyone = Everyone { shape: shape.clone(), target, recorder: recorder.clone(), phases, active };
+    let everyone = Everyone {
+        shape: shape.clone(),
+        target,
+        recorder: recorder.clone(),
+        phases: Arc::new(Phases::busy()),
+        published: (0..shape.topics.len()).collect(),
+        active: Arc::default(),
+    };
     let mut label = 0;
     let mut own_dice = || {
         label += 1;
@@ -166,7 +173,12 @@ async fn finish(everyone: &Everyone, healed: Gate) -> Result<(), String> {
 }
 
 impl Phases {
-    fn set(&self, phase: Phase) {
+    /// A run begins.
+    pub(crate) fn busy() -> Self {
+        Self { current: Mutex::new(Phase::Busy), changed: Notify::new() }
+    }
+
+    pub(crate) fn set(&self, phase: Phase) {
         *self.current.lock() = phase;
         self.changed.notify_waiters();
     }
@@ -185,7 +197,7 @@ impl Phases {
 
 impl Everyone {
     /// Waits until no client is connected or about to be.
-    async fn all_gone(&self) {
+    pub(crate) async fn all_gone(&self) {
         while self.active.load(Ordering::Relaxed) > 0 {
             sleep(Duration::from_millis(2)).await;
         }
@@ -211,7 +223,7 @@ impl Everyone {
     }
 
     /// What the node says of the channels about which something is promised.
-    async fn counts(&self, deadline: Instant) -> Result<Vec<(Place, Counts)>, String> {
+    pub(crate) async fn counts(&self, deadline: Instant) -> Result<Vec<(Place, Counts)>, String> {
         loop {
             let stats = get_json(
                 &self.target.host,
@@ -241,18 +253,23 @@ impl Everyone {
         self.shape.kept_places().filter_map(of).collect()
     }
 
-    fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         *self.phases.current.lock()
     }
 
+    /// turmoil's name of the node's host.
+    pub(crate) fn host(&self) -> &str {
+        &self.target.host
+    }
+
     /// Counts the caller among the active until the returned value is dropped.
-    fn enter(&self) -> Active {
+    pub(crate) fn enter(&self) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
         Active(self.active.clone())
     }
 }
 
-struct Active(Arc<AtomicUsize>);
+pub(crate) struct Active(Arc<AtomicUsize>);
 
 impl Drop for Active {
     fn drop(&mut self) {

@@ -4,7 +4,7 @@ mod processes;
 
 use bruit_sim::{
     run::run,
-    scenario::{MESH_SCENARIOS, SCENARIOS, Scenario, regressions::REGRESSIONS},
+    scenario::{MESH_SCENARIOS, RELAY_SCENARIOS, SCENARIOS, Scenario, regressions::REGRESSIONS},
 };
 
 /// Runs the scenarios, a seed each, twice.
@@ -26,6 +26,11 @@ fn a_seed_is_the_same_run_twice_in_one_process() {
 #[test]
 fn a_seed_is_the_same_mesh_twice_in_one_process() {
     assert_same_twice(&MESH_SCENARIOS);
+}
+
+#[test]
+fn a_seed_is_the_same_relay_twice_in_one_process() {
+    assert_same_twice(&RELAY_SCENARIOS);
 }
 
 #[test]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from nodes import Failed, Node, Publisher, spread, wait_until
+from nodes import Cable, Failed, Node, Publisher, lines, spread, wait_until
 
 prefix, binary, clients, directory = sys.argv[1:5]
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -21,20 +21,6 @@ DELAY_MS, LOSS = 5, 0.01
 
 def say(text):
     print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
-
-
-class Cable:
-    def __init__(self):
-        command = ["ip", "netns", "exec", f"{prefix}-wire", sys.executable, f"{HERE}/cable.py"]
-        command += [f"w{end}" for end in (1, 2, 3, 9)]
-        command += ["--delay-ms", str(DELAY_MS), "--loss", str(LOSS)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process.stdout.readline()
-
-    def tell(self, order):
-        self.process.stdin.write(order + "\n")
-        self.process.stdin.flush()
-        return [int(number) for number in self.process.stdout.readline().split()]
 
 
 def start_node(number, secret, seed=None):
@@ -62,15 +48,6 @@ def start_consumer(library, lookup):
     environment = {**os.environ, "NODE_PATH": f"{clients}/js/node_modules"}
     return subprocess.Popen([*command, lookup, TOPIC, library, "0"], stdin=subprocess.DEVNULL, stdout=out,
                             stderr=err, env=environment)
-
-
-def lines(path):
-    try:
-        with open(path) as file:
-            # The last line may be half written.
-            return file.read().split("\n")[:-1]
-    except FileNotFoundError:
-        return []
 
 
 def wait_for_producers(asked, expected, patience=60.0):
@@ -215,7 +192,7 @@ def story():
 
 began = time.monotonic()
 children = []
-cable = Cable()
+cable = Cable(prefix, (1, 2, 3, 9), DELAY_MS, LOSS)
 try:
     story()
     print("shown")
@@ -227,5 +204,4 @@ except Failed as failed:
 finally:
     for child in children:
         child.stop() if isinstance(child, Node) else child.kill()
-    cable.process.stdin.close()
-    cable.process.wait()
+    cable.stop()

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 
 PATIENCE = 60.0
@@ -123,6 +124,27 @@ class Node:
         }
 
 
+class Cable:
+    """The switch between network namespaces (`cable.py`): namespace PREFIX-N is at interface wN."""
+
+    def __init__(self, prefix, ends, delay_ms, loss):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cable.py")
+        command = ["ip", "netns", "exec", f"{prefix}-wire", sys.executable, script, *(f"w{end}" for end in ends)]
+        command += ["--delay-ms", str(delay_ms), "--loss", str(loss)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process.stdout.readline()
+
+    def tell(self, order):
+        """Gives an order; returns how many frames were carried, and how many were lost, so far."""
+        self.process.stdin.write(order + "\n")
+        self.process.stdin.flush()
+        return [int(number) for number in self.process.stdout.readline().split()]
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
 class Publisher:
     """A connection that publishes and waits for each OK."""
 
@@ -151,6 +173,16 @@ class Publisher:
                 raise OSError("the node closed the connection")
             data += more
         return data
+
+
+def lines(path):
+    """The whole lines of a file that is being written; none while it does not exist."""
+    try:
+        with open(path) as file:
+            # The last line may be half written.
+            return file.read().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
 
 
 def spread(seconds):

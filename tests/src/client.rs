@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_types, reason = "a client is outside of the node: its sockets are real")]
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -219,6 +220,17 @@ impl Client {
             messages.push(message);
         }
         messages
+    }
+
+    /// Takes and finishes messages until all of these have come, each once and nothing else.
+    pub fn collect<B: ToString>(&mut self, expected: impl IntoIterator<Item = B>) {
+        let mut missing: BTreeSet<String> = expected.into_iter().map(|body| body.to_string()).collect();
+        while !missing.is_empty() {
+            let message = self.message();
+            let text = message.text();
+            assert!(missing.remove(&text), "{text} came, and is not one of the missing {missing:?}");
+            self.finish(&message.id);
+        }
     }
 
     /// Sends IDENTIFY; returns the answer.

@@ -199,6 +199,31 @@ impl Node {
         wait::until(&format!("{topic}/{channel} is known"), || self.channel_names(topic).contains(channel));
     }
 
+    /// What `/stats` says of the links by which this node gets a channel's messages from others.
+    #[must_use]
+    pub fn links(&self, topic: &str, channel: &str) -> Vec<Value> {
+        let stats = self.channel_stats(topic, channel);
+        let links = stats.as_ref().and_then(|stats| stats["relays"].as_array());
+        links.cloned().unwrap_or_default()
+    }
+
+    /// Waits until a channel has exactly `count` links, all of them open.
+    pub fn wait_for_links(&self, topic: &str, channel: &str, count: usize) {
+        wait::until(&format!("{topic}/{channel} has {count} links"), || {
+            let links = self.links(topic, channel);
+            links.len() == count && links.iter().all(|link| link["state"] == "open")
+        });
+    }
+
+    /// Waits until nothing of a channel is left on this node: delivered, answered, and not put off.
+    pub fn wait_until_done(&self, topic: &str, channel: &str) {
+        wait::until(&format!("nothing of {topic}/{channel} is left"), || {
+            self.channel_stats(topic, channel).is_some_and(|stats| {
+                ["depth", "in_flight_count", "deferred_count"].iter().all(|count| stats[*count] == 0)
+            })
+        });
+    }
+
     /// Waits until this node has another one in a state.
     pub fn wait_for_state(&self, id: &str, state: &str) {
         wait::until(&format!("node {id} is {state}"), || {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bruit_tests::{Mesh, Node, texts, wait};
+use bruit_tests::{Mesh, Node, Options, texts, wait};
 
 /// A topic on a node with a channel that nobody listens to any more.
 fn publish_with_channel(node: &Node, topic: &str, channel: &str) {
@@ -220,7 +220,8 @@ fn names_stay_after_their_producer_is_gone_until_they_are_deleted() {
 
 #[test]
 fn ephemeral_names_go_with_their_last_holder() {
-    let mesh = Mesh::start(2);
+    // A relay would be a consumer on the other node.
+    let mesh = Mesh::start_with(2, &Options::new().arg("--relay=off"));
     mesh[0].client().publish("t", "x");
     let consumer = mesh[0].consumer("t", "passing#ephemeral", 1);
     mesh[1].wait_for_channel_name("t", "passing#ephemeral");

@@ -10,6 +10,8 @@
 //! - [`MessageId`]: 64 bits on our side, 16 hex characters on the wire.
 //! - [`go_quote`]: Go's `%q`, which NSQ's error texts are made of.
 //! - [`nsq`]: the V2 protocol between a node and its clients.
+//! - [`peer`]: how a stream between two nodes begins.
+//! - [`relay`]: how one node consumes a channel of another.
 //! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
 
 #![cfg_attr(
@@ -23,6 +25,7 @@ mod name;
 pub mod nsq;
 pub mod peer;
 mod quote;
+pub mod relay;
 
 pub use id::MessageId;
 pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};

@@ -20,6 +20,8 @@ pub enum Purpose {
     Exchange,
     /// Listing and changing the cluster's keys.
     Keys,
+    /// Consuming a channel; see [`relay`](crate::relay).
+    Relay,
 }
 
 /// What the caller says first.
@@ -95,6 +97,7 @@ impl Purpose {
         match self {
             Self::Exchange => 1,
             Self::Keys => 2,
+            Self::Relay => 3,
         }
     }
 
@@ -102,6 +105,7 @@ impl Purpose {
         match code {
             1 => Some(Self::Exchange),
             2 => Some(Self::Keys),
+            3 => Some(Self::Relay),
             _ => None,
         }
     }

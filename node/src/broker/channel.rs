@@ -2,11 +2,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use bruit_wire::{ChannelName, TopicName};
+use bruit_wire::{ChannelName, TopicName, relay::GiveBack};
 use parking_lot::Mutex;
 
 use super::{
@@ -33,6 +36,8 @@ pub struct Channel {
     name: ChannelName,
     shared: Arc<Shared>,
     tail: Arc<Mutex<Tail>>,
+    /// As in the state, for those that do not hold the lock.
+    ranked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -42,6 +47,9 @@ struct State {
     clients: Vec<Arc<Client>>,
     /// Consumers that found nothing; each is woken once and then looks again.
     waiting: VecDeque<Arc<Client>>,
+    /// Consumers that can take nothing, and want to know when there are messages that nobody takes. Not among
+    /// those that wait: two of them would wake each other for ever.
+    watching: Vec<Arc<Client>>,
     /// A stretch of the journal is being read.
     loading: bool,
     /// When the agenda looks at this channel next.
@@ -49,6 +57,10 @@ struct State {
     /// The commit loop knows that there is something to write.
     noted: bool,
     deleted: bool,
+    /// Some consumers are, or were, preferred to others.
+    ranked: bool,
+    /// Messages delivered, by how near the consumer is.
+    delivered: [u64; 3],
 }
 
 /// A channel's figures (NSQ reference, section 6.5).
@@ -72,6 +84,9 @@ pub struct ChannelStats {
     pub client_count: u64,
     /// Whether it is paused.
     pub paused: bool,
+    /// Deliveries to consumers in the node's zone, in its region, and to all others (NSQ reference, section
+    /// 2.16).
+    pub delivered: [u64; 3],
 }
 
 /// Why a consumer is not taken.
@@ -96,12 +111,16 @@ impl Channel {
             queue,
             clients: Vec::new(),
             waiting: VecDeque::new(),
+            watching: Vec::new(),
             loading: false,
             scheduled: u64::MAX,
             noted: false,
             deleted: false,
+            ranked: false,
+            delivered: [0; 3],
         };
-        Arc::new(Self { number, topic, name, shared, tail, state: Mutex::new(state) })
+        let ranked = AtomicBool::new(false);
+        Arc::new(Self { number, topic, name, shared, tail, ranked, state: Mutex::new(state) })
     }
 
     /// Unique over the node's life.
@@ -133,7 +152,17 @@ impl Channel {
             return Err(SubscribeError::TooManyConsumers);
         }
         state.clients.push(Arc::clone(client));
+        if state.clients.iter().any(|other| other.rank() != client.rank()) {
+            state.ranked = true;
+            self.ranked.store(true, Ordering::Relaxed);
+        }
         Ok(())
+    }
+
+    /// Whether some consumers are, or were, preferred to others. Then one that can take no more, and did not
+    /// say so by taking, has to [`wake`](Self::wake) another.
+    pub(crate) fn is_ranked(&self) -> bool {
+        self.ranked.load(Ordering::Relaxed)
     }
 
     /// Removes a consumer whose connection is gone; what it had in flight is available again at once.
@@ -142,6 +171,7 @@ impl Channel {
         let mut state = self.state.lock();
         state.clients.retain(|other| other.id != client.id);
         state.waiting.retain(|other| other.id != client.id);
+        state.watching.retain(|other| other.id != client.id);
         let released = state.queue.release(client.id);
         if released > 0 {
             self.note_pending(&mut state);
@@ -155,6 +185,9 @@ impl Channel {
     pub(crate) fn take(self: &Arc<Self>, client: &Arc<Client>, want: Want<'_>, out: &mut Output) -> u64 {
         let now = self.shared.clock.now();
         let mut state = self.state.lock();
+        if state.yields(client, &self.tail) {
+            return 0;
+        }
         let (Taken { messages, stop, prefetch }, more) = {
             let tail = self.tail.lock();
             let taken = state.queue.take(now, &tail, want, out);
@@ -162,6 +195,9 @@ impl Channel {
         };
         client.in_flight.fetch_add(messages, Ordering::Relaxed);
         client.message_count.fetch_add(messages, Ordering::Relaxed);
+        if let Some(count) = state.delivered.get_mut(client.proximity() as usize) {
+            *count += messages;
+        }
         match stop {
             // Another consumer should not sleep while messages lie there.
             Stop::Full if more => drop(state.wake_one()),
@@ -221,6 +257,40 @@ impl Channel {
         client.requeue_count.fetch_add(1, Ordering::Relaxed);
         self.note_pending(&mut state);
         self.schedule(&mut state);
+        state.wake_one();
+        Ok(())
+    }
+
+    /// How many messages wait for a client that can take none now. If there are none, or others come first, it
+    /// is woken when there are some that nobody takes.
+    pub(crate) fn await_more(&self, client: &Arc<Client>) -> u64 {
+        let mut state = self.state.lock();
+        let tail = self.tail.lock();
+        let waiting = if state.queue.has_more(&tail) { state.queue.depth(&tail) } else { 0 };
+        drop(tail);
+        if waiting > 0 && !state.comes_after_others(client) {
+            return waiting;
+        }
+        if !client.watching.swap(true, Ordering::Relaxed) {
+            state.watching.push(Arc::clone(client));
+        }
+        0
+    }
+
+    /// Puts a message back that a client hands back without an answer.
+    ///
+    /// # Errors
+    /// It is not the client's.
+    pub(crate) fn give_back(
+        self: &Arc<Self>,
+        client: &Client,
+        sequence: u64,
+        how: GiveBack,
+    ) -> Result<(), NotYours> {
+        let mut state = self.state.lock();
+        state.queue.take_back(sequence, client.id, how)?;
+        client.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.note_pending(&mut state);
         state.wake_one();
         Ok(())
     }
@@ -288,10 +358,9 @@ impl Channel {
     /// Drops everything that the channel holds or would deliver next.
     pub(super) fn empty(&self, mark: u64) {
         let mut state = self.state.lock();
-        state.queue.empty(mark);
+        let lost = state.queue.empty(mark);
         for client in &state.clients {
-            client.in_flight.store(0, Ordering::Relaxed);
-            client.signal.wake();
+            client.lost(lost.get(&client.id).copied().unwrap_or_default());
         }
     }
 
@@ -302,6 +371,7 @@ impl Channel {
         state.queue.empty(u64::MAX);
         state.queue.take_pending();
         state.waiting.clear();
+        state.watching.clear();
         state.clients.iter().for_each(|client| client.close());
     }
 
@@ -353,13 +423,14 @@ impl Channel {
         ChannelStats {
             depth,
             backend_depth: depth.saturating_sub(tail.in_memory(queue.next)),
-            in_flight_count: queue.window.len(),
+            in_flight_count: queue.flight.window.len(),
             deferred_count: queue.deferred_count(),
             message_count: queue.message_count(tail.mark()),
             requeue_count: queue.requeue_count,
             timeout_count: queue.timeout_count,
             client_count: state.clients.len() as u64,
             paused: queue.paused,
+            delivered: state.delivered,
         }
     }
 
@@ -423,14 +494,47 @@ impl Channel {
 }
 
 impl State {
-    /// Wakes the consumer that waits longest; returns whether there was one.
+    /// Wakes the consumer that waits longest, of those that come first; returns whether there was one. If not,
+    /// those who watch hear of it.
     fn wake_one(&mut self) -> bool {
-        let woken = self.waiting.pop_front();
-        if let Some(client) = &woken {
-            client.waiting.store(false, Ordering::Relaxed);
-            client.signal.wake();
+        let first = match self.ranked {
+            false => 0,
+            true => {
+                let ranks = self.waiting.iter().map(|client| client.rank()).enumerate();
+                ranks.min_by_key(|&(_, rank)| rank).map_or(0, |(at, _)| at)
+            }
+        };
+        let Some(client) = self.waiting.remove(first) else {
+            for client in self.watching.drain(..) {
+                client.watching.store(false, Ordering::Relaxed);
+                client.signal.wake();
+            }
+            return false;
+        };
+        client.waiting.store(false, Ordering::Relaxed);
+        client.signal.wake();
+        true
+    }
+
+    /// Whether messages wait, and a consumer that comes before this one can take them. Then this one waits,
+    /// and the other is woken.
+    fn yields(&mut self, client: &Arc<Client>, tail: &Mutex<Tail>) -> bool {
+        if !self.comes_after_others(client) || !self.queue.has_more(&tail.lock()) {
+            return false;
         }
-        woken.is_some()
+        self.wait(client);
+        let rank = client.rank();
+        if self.waiting.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed)) {
+            self.wake_one();
+        }
+        true
+    }
+
+    /// Whether a consumer that comes before this one takes messages.
+    fn comes_after_others(&self, client: &Arc<Client>) -> bool {
+        let rank = client.rank();
+        self.ranked
+            && self.clients.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed))
     }
 
     fn wait(&mut self, client: &Arc<Client>) {

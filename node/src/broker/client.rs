@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -12,7 +12,13 @@ use std::{
 use bruit_wire::TopicName;
 use parking_lot::Mutex;
 
-use super::signal::Signal;
+use super::{
+    proximity::{Place, Proximity},
+    signal::Signal,
+};
+
+/// The ranks of relays begin here.
+const RELAY_RANK: u8 = 3;
 
 /// A connection. Shared between its task, its channel and the statistics.
 #[derive(Debug)]
@@ -25,8 +31,16 @@ pub(crate) struct Client {
     pub(crate) in_flight: AtomicU64,
     /// The RDY that it has set.
     pub(crate) ready: AtomicU64,
+    /// How long it has for a message, ms.
+    pub(crate) msg_timeout: AtomicU32,
     /// Its channel will wake it when there are messages.
     pub(super) waiting: AtomicBool,
+    /// Its channel will wake it when there are messages that nobody takes.
+    pub(super) watching: AtomicBool,
+    /// It takes what there is, or is about to: a client of lower rank leaves messages to it.
+    pub(super) able: AtomicBool,
+    /// Lower ones are served first.
+    rank: AtomicU8,
     /// Its state as `/stats` shows it: 0 init, 3 subscribed, 4 closing.
     pub(crate) state: AtomicU8,
     /// Messages sent to it.
@@ -107,7 +121,11 @@ impl Client {
             signal: Arc::default(),
             in_flight: AtomicU64::new(0),
             ready: AtomicU64::new(0),
+            msg_timeout: AtomicU32::new(0),
             waiting: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
+            able: AtomicBool::new(false),
+            rank: AtomicU8::new(0),
             state: AtomicU8::new(0),
             message_count: AtomicU64::new(0),
             finish_count: AtomicU64::new(0),
@@ -126,6 +144,46 @@ impl Client {
         about.sample_rate = identify.sample_rate;
         about.topology_region.clone_from(&identify.topology_region);
         about.topology_zone.clone_from(&identify.topology_zone);
+    }
+
+    /// Says where it is, seen from a node that is `here`. All that are connected directly come before relays.
+    pub(crate) fn locate(&self, here: &Place, region: &str, zone: &str, relay: bool) {
+        let rank = here.proximity(region, zone) as u8 + if relay { RELAY_RANK } else { 0 };
+        self.rank.store(rank, Ordering::Relaxed);
+    }
+
+    /// Introduces a node that consumes for its own clients.
+    pub(crate) fn relays_for(&self, host: &str, region: &str, zone: &str) {
+        let mut about = self.about.lock();
+        host.clone_into(&mut about.client_id);
+        host.clone_into(&mut about.hostname);
+        about.user_agent = concat!("bruit-relay/", env!("CARGO_PKG_VERSION")).to_owned();
+        region.clone_into(&mut about.topology_region);
+        zone.clone_into(&mut about.topology_zone);
+    }
+
+    /// Lower ones are served first.
+    pub(super) fn rank(&self) -> u8 {
+        self.rank.load(Ordering::Relaxed)
+    }
+
+    /// Where it is, seen from the node.
+    pub(super) fn proximity(&self) -> Proximity {
+        match self.rank() % RELAY_RANK {
+            0 => Proximity::Zone,
+            1 => Proximity::Region,
+            _ => Proximity::Any,
+        }
+    }
+
+    /// Says whether it takes what there is, or is about to. Returns whether it did until now and no longer does.
+    pub(crate) fn set_able(&self, able: bool) -> bool {
+        self.able.load(Ordering::Relaxed) != able && self.able.swap(able, Ordering::Relaxed)
+    }
+
+    /// How many more messages it is ready for.
+    pub(crate) fn free(&self) -> u64 {
+        self.ready.load(Ordering::Relaxed).saturating_sub(self.in_flight.load(Ordering::Relaxed))
     }
 
     /// Counts publishes.
@@ -153,6 +211,11 @@ impl Client {
     /// Whether its channel will wake it.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether its channel will wake it when there are messages that nobody takes.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
     }
 
     /// A snapshot for `/stats`.

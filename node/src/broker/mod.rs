@@ -2,7 +2,7 @@
 //!
 //! In reading order: a publish is staged ([`stage`], [`topic`]), waits in [`commits`], and is written by the
 //! [`committer`]; the topic's [`tail`] then advances and its channels see it. A [`channel`] hands messages to
-//! consumers; its state is the pure [`queue`] with its [`window`] of in-flight messages. [`agenda`] is the
+//! consumers; its state is the pure [`queue`] with the messages in [`flight`]; [`proximity`] says whom it prefers. [`agenda`] is the
 //! one timer, [`reclaim`] frees disk, [`registry`] knows all topics.
 //!
 //! **Invariants:** no message body is copied between the journal's buffer and a consumer's socket on first
@@ -15,7 +15,9 @@ mod clock;
 mod commits;
 mod committer;
 mod delivery;
+mod flight;
 mod holdings;
+mod proximity;
 mod queue;
 #[cfg(test)]
 mod queue_model;
@@ -36,8 +38,12 @@ pub(crate) use self::{
     client::Client,
     clock::{Clock, millis},
     delivery::Want,
+    flight::Flight,
+    proximity::Place,
     queue::Output,
     registry::{Opening, Tasks},
+    signal::Signal,
+    window::{NotYours, Slot},
 };
 pub use self::{
     channel::{Channel, ChannelStats},

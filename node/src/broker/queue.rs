@@ -8,13 +8,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bruit_wire::relay::GiveBack;
 use bytes::Bytes;
 
 use super::{
     delivery::Current,
+    flight::Flight,
     tail::Tail,
-    timeouts::Timeouts,
-    window::{NotYours, Slot, Window},
+    window::{NotYours, Slot},
 };
 use crate::journal::{
     Held, Span,
@@ -34,8 +35,7 @@ pub(crate) struct Queue {
     pub(super) next: u64,
     /// No deliveries while set.
     pub(super) paused: bool,
-    pub(super) window: Window,
-    pub(super) timeouts: Timeouts,
+    pub(super) flight: Flight,
     pub(super) requeued: VecDeque<Requeued>,
     pub(super) requeued_count: u64,
     deferred: BTreeMap<(u64, u64), Deferred>,
@@ -135,7 +135,7 @@ impl Queue {
     /// # Errors
     /// It is not in flight, or with another client.
     pub(super) fn finish(&mut self, sequence: u64, client: u32) -> Result<(), NotYours> {
-        self.window.take(sequence, client)?;
+        self.flight.window.take(sequence, client)?;
         if self.journalled {
             self.pending.finish(sequence, 1);
         }
@@ -155,11 +155,11 @@ impl Queue {
         client: u32,
         delay: u64,
     ) -> Result<(), RequeueError> {
-        self.window.owned(sequence, client)?;
+        self.flight.window.owned(sequence, client)?;
         if delay > 0 && self.deferred.len() >= DEFERRED_MAX {
             return Err(RequeueError::Full);
         }
-        let slot = self.window.take(sequence, client)?;
+        let slot = self.flight.window.take(sequence, client)?;
         self.requeue_count += 1;
         if delay == 0 {
             self.give_back(sequence, slot.attempts);
@@ -184,19 +184,27 @@ impl Queue {
         timeout: u32,
         max: u32,
     ) -> Result<(), NotYours> {
-        let slot = self.window.owned(sequence, client)?;
-        let extended = (now + u64::from(timeout)).saturating_sub(slot.delivered);
-        slot.timeout = u32::try_from(extended).unwrap_or(u32::MAX).min(max);
-        Ok(())
+        self.flight.touch(now, sequence, client, timeout, max)
     }
 
     /// Puts back everything that `client` has in flight: its connection is gone. Returns how many.
     pub(super) fn release(&mut self, client: u32) -> u64 {
-        let lost = self.window.extract(0, u64::MAX, |slot| slot.client == client);
+        let lost = self.flight.window.extract(0, u64::MAX, |slot| slot.client == client);
         for (sequence, slot) in &lost {
             self.give_back(*sequence, slot.attempts);
         }
         lost.len() as u64
+    }
+
+    /// Puts back a message that a client hands back without an answer.
+    ///
+    /// # Errors
+    /// It is not in flight, or with another client.
+    pub(super) fn take_back(&mut self, sequence: u64, client: u32, how: GiveBack) -> Result<(), NotYours> {
+        let slot = self.flight.window.take(sequence, client)?;
+        self.timeout_count += u64::from(how == GiveBack::TimedOut);
+        self.give_back(sequence, slot.attempts - u16::from(how == GiveBack::Unseen));
+        Ok(())
     }
 
     /// Enters deferred messages of the topic that the fan-out mark has passed; `at` is their due time in
@@ -210,10 +218,10 @@ impl Queue {
     /// Puts back what has timed out and what has come due. Returns how many messages each client lost.
     pub(super) fn expire(&mut self, now: u64) -> BTreeMap<u32, u64> {
         let mut lost = BTreeMap::new();
-        while let Some(ranges) = self.timeouts.take_due(now) {
-            for (first, count) in ranges {
-                self.expire_range(now, first, first + count, &mut lost);
-            }
+        for (sequence, slot) in self.flight.expire(now) {
+            self.timeout_count += 1;
+            *lost.entry(slot.client).or_default() += 1;
+            self.give_back(sequence, slot.attempts);
         }
         while let Some(entry) = self.deferred.first_entry().filter(|entry| entry.key().0 <= now) {
             let ((_, sequence), Deferred { attempts, .. }) = entry.remove_entry();
@@ -222,32 +230,23 @@ impl Queue {
         lost
     }
 
-    fn expire_range(&mut self, now: u64, first: u64, end: u64, lost: &mut BTreeMap<u32, u64>) {
-        for (sequence, slot) in self.window.extract(first, end, |slot| slot.deadline() <= now) {
-            self.timeout_count += 1;
-            *lost.entry(slot.client).or_default() += 1;
-            self.give_back(sequence, slot.attempts);
-        }
-        // What is still in flight was touched, or delivered again: it has a later deadline.
-        let later: Vec<_> = self.window.range(first, end).map(|(at, slot)| (at, slot.deadline())).collect();
-        later.into_iter().for_each(|(sequence, deadline)| self.timeouts.add(deadline, sequence, 1));
-    }
-
     /// When [`Self::expire`] has something to do next, node time in ms.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let due = self.deferred.first_key_value().map(|((at, _), _)| *at);
-        self.timeouts.next().into_iter().chain(due).min()
+        self.flight.next_deadline().into_iter().chain(due).min()
     }
 
-    /// Drops everything below `mark`.
-    pub(super) fn empty(&mut self, mark: u64) {
+    /// Drops everything below `mark`. Returns how many messages each client had in flight.
+    pub(super) fn empty(&mut self, mark: u64) -> BTreeMap<u32, u64> {
+        let mut lost = BTreeMap::new();
+        self.flight.window.iter().for_each(|(_, slot)| *lost.entry(slot.client).or_default() += 1);
         self.next = self.next.max(mark);
-        self.window.clear();
-        self.timeouts.clear();
+        self.flight.clear();
         self.requeued.clear();
         self.requeued_count = 0;
         self.deferred.clear();
         self.forget_records();
+        lost
     }
 
     /// For an ephemeral channel: drops the oldest messages beyond `keep`.
@@ -287,17 +286,6 @@ impl Queue {
         }
     }
 
-    /// The delivery timeouts, bounded: entries whose messages are long finished are dropped when they
-    /// outnumber the messages in flight.
-    pub(super) fn note_timeout(&mut self, deadline: u64, first: u64, count: u64) {
-        self.timeouts.add(deadline, first, count);
-        if self.timeouts.len() as u64 > 4 * self.window.len() + 4096 {
-            self.timeouts.clear();
-            let live: Vec<_> = self.window.iter().map(|(at, slot)| (slot.deadline(), at)).collect();
-            live.into_iter().for_each(|(deadline, at)| self.timeouts.add(deadline, at, 1));
-        }
-    }
-
     /// Takes what the next commit must write.
     pub(super) fn take_pending(&mut self) -> Pending {
         std::mem::take(&mut self.pending)
@@ -312,7 +300,7 @@ impl Queue {
 
     /// The lowest number that is not finished.
     pub(super) fn floor(&self) -> u64 {
-        let in_flight = self.window.iter().next().map(|(sequence, _)| sequence);
+        let in_flight = self.flight.window.iter().next().map(|(sequence, _)| sequence);
         let requeued = self.requeued.iter().map(|requeued| requeued.first).min();
         let deferred = self.deferred.keys().map(|(_, sequence)| *sequence).min();
         [in_flight, requeued, deferred, Some(self.next)].into_iter().flatten().min().unwrap_or(0)
@@ -321,7 +309,7 @@ impl Queue {
     /// What is held outside the cursor, in order of its numbers.
     pub(super) fn held(&self) -> Vec<HeldRange> {
         let at_once = |first, count, attempts| HeldRange { first, count, due: 0, attempts };
-        let in_flight = self.window.iter().map(|(sequence, slot)| at_once(sequence, 1, slot.attempts));
+        let in_flight = self.flight.window.iter().map(|(sequence, slot)| at_once(sequence, 1, slot.attempts));
         let requeued =
             self.requeued.iter().map(|requeued| at_once(requeued.first, requeued.count, requeued.attempts));
         let deferred = self.deferred.iter().map(|((_, sequence), deferred)| HeldRange {
@@ -389,8 +377,7 @@ impl Queue {
 
     /// Marks messages as delivered to `client` at `now`.
     pub(super) fn deliver(&mut self, first: u64, count: u64, slot: Slot) {
-        self.window.insert(first, count, slot);
-        self.note_timeout(slot.deadline(), first, count);
+        self.flight.deliver(first, count, slot);
     }
 
     /// Adds records that were read back.

@@ -155,7 +155,8 @@ impl World {
             Step::Touch { nth } => {
                 let Some((sequence, client)) = self.in_flight(nth) else { return };
                 self.queue.touch(self.now, sequence, client, TIMEOUT, 10 * TIMEOUT).expect("it is in flight");
-                let delivered = self.queue.window.owned(sequence, client).expect("it is in flight").delivered;
+                let delivered =
+                    self.queue.flight.window.owned(sequence, client).expect("it is in flight").delivered;
                 let deadline = (self.now + u64::from(TIMEOUT)).min(delivered + u64::from(10 * TIMEOUT));
                 self.places.insert(sequence, Place::InFlight { client, deadline });
             }
@@ -184,7 +185,7 @@ impl World {
             match *place {
                 Place::Deferred { due } if due <= now => *place = Place::Ready,
                 Place::InFlight { deadline, .. } => {
-                    let held = queue.window.range(*sequence, sequence + 1).next().is_some();
+                    let held = queue.flight.window.range(*sequence, sequence + 1).next().is_some();
                     assert!(held || deadline <= now, "{sequence} timed out early");
                     assert!(!held || deadline + 32 > now, "{sequence} timed out late");
                     if !held {
@@ -217,7 +218,7 @@ impl World {
     fn check(&self) {
         let count =
             |wanted: fn(&Place) -> bool| self.places.values().filter(|place| wanted(place)).count() as u64;
-        assert_eq!(self.queue.window.len(), count(|place| matches!(place, Place::InFlight { .. })));
+        assert_eq!(self.queue.flight.window.len(), count(|place| matches!(place, Place::InFlight { .. })));
         assert_eq!(self.queue.deferred_count(), count(|place| matches!(place, Place::Deferred { .. })));
         assert_eq!(self.queue.depth(&self.tail), count(|place| *place == Place::Ready));
         assert_eq!(self.queue.message_count(self.tail.mark()), self.next - 1);

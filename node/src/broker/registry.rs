@@ -200,6 +200,11 @@ impl Broker {
         &self.shared.holdings
     }
 
+    /// What the ids of this node's messages begin with.
+    pub(crate) fn tag(&self) -> u16 {
+        self.shared.node
+    }
+
     /// The node's clocks.
     pub(crate) fn clock(&self) -> &Clock {
         &self.shared.clock

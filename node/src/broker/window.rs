@@ -143,11 +143,6 @@ impl Window {
         taken.iter().for_each(|(sequence, _)| self.free(*sequence));
         taken
     }
-
-    /// Takes everything out of flight.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 const fn index(sequence: u64) -> usize {

@@ -15,7 +15,7 @@ use super::{
     outbox::refused,
     session::Effect,
 };
-use crate::broker::{Refused, SubscribeError, Ticket, Topic};
+use crate::broker::{NotYours, Refused, SubscribeError, Ticket, Topic};
 
 /// Bytes of publishes that are staged under one lock.
 const GROUP_MAX: usize = 256 * 1024;
@@ -103,6 +103,9 @@ impl Connection {
             Effect::Subscribe { topic, channel } => self.subscribe(topic, channel),
             Effect::Identified(identify, reply) => {
                 self.client.identified(&identify);
+                self.client.msg_timeout.store(clamp(self.session.msg_timeout), Ordering::Relaxed);
+                let (region, zone) = (&identify.topology_region, &identify.topology_zone);
+                self.client.locate(&self.facts.place, region, zone, false);
                 self.deadlines.set_interval(Instant::now(), self.session.heartbeat);
                 self.reply(FrameType::Response, &reply);
                 Ok(())
@@ -220,8 +223,9 @@ impl Connection {
                         self.broker.commits().wake_after(durable, &self.client.signal);
                         self.outbox.acknowledge(durable, 1, "SUB");
                     }
+                    let feed = self.relays.join(&topic_name, &channel_name, &self.client);
                     self.subscription =
-                        Some(Subscription { topic: found, channel: entered, durable, waited: false });
+                        Some(Subscription { topic: found, channel: entered, durable, waited: false, feed });
                     return Ok(());
                 }
                 Err(SubscribeError::Deleted) => {}
@@ -234,49 +238,71 @@ impl Connection {
         Err(ClientError::subscribe_failed_deleted())
     }
 
-    /// The sequence number of a message of this node.
-    fn sequence(&self, id: &[u8; 16]) -> Option<u64> {
-        let id = MessageId::from_hex(id).filter(|id| id.node() == self.node)?;
-        Some(id.sequence())
+    /// Whether the message is one of this node.
+    fn is_own(&self, id: MessageId) -> bool {
+        id.node() == self.broker.tag()
     }
 
     /// Collects a FIN; all of one read are applied under one lock.
     fn finish(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
-        let sequence =
-            self.sequence(id).ok_or_else(|| ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT))?;
-        self.finished.push(sequence);
+        let failed = || ClientError::finish_failed(id, ClientError::NOT_IN_FLIGHT);
+        let id = MessageId::from_hex(id).ok_or_else(failed)?;
+        if self.is_own(id) {
+            self.finished.push(id.sequence());
+        } else {
+            self.finished_elsewhere.push(id);
+        }
         Ok(())
     }
 
     pub(super) fn apply_finished(&mut self) {
-        if self.finished.is_empty() {
+        if self.finished.is_empty() && self.finished_elsewhere.is_empty() {
             return;
         }
-        let Some(subscription) = &self.subscription else { return };
         let mut refused = Vec::new();
-        subscription.channel.finish(&self.client, &self.finished, |sequence, why| {
-            let id = MessageId::new(self.node, sequence).to_hex();
-            refused.push(ClientError::finish_failed(&id, &why.to_string()));
-        });
+        let mut refuse = |id: MessageId, why: NotYours| {
+            refused.push(ClientError::finish_failed(&id.to_hex(), &why.to_string()));
+        };
+        let (subscription, tag) = (self.subscription.as_ref(), self.broker.tag());
+        if let Some(subscription) = subscription.filter(|_| !self.finished.is_empty()) {
+            let own = |sequence, why| refuse(MessageId::new(tag, sequence), why);
+            subscription.channel.finish(&self.client, &self.finished, own);
+        }
+        match subscription.and_then(|subscription| subscription.feed.as_ref()) {
+            Some(feed) => feed.finish(&self.client, &self.finished_elsewhere, refuse),
+            None => self.finished_elsewhere.iter().for_each(|id| refuse(*id, NotYours::NotInFlight)),
+        }
         self.finished.clear();
+        self.finished_elsewhere.clear();
         refused.iter().for_each(|error| self.fail(error));
     }
 
     fn requeue(&mut self, id: &[u8; 16], delay: u64) -> Result<(), ClientError> {
         let failed = |why: &str| ClientError::requeue_failed(id, why);
-        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
-        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
-        let requeued = subscription.channel.requeue(&self.client, sequence, delay);
-        requeued.map_err(|error| failed(&error.to_string()))
+        let none = || failed(ClientError::NOT_IN_FLIGHT);
+        let id = MessageId::from_hex(id).ok_or_else(none)?;
+        let subscription = self.subscription.as_ref().ok_or_else(none)?;
+        if self.is_own(id) {
+            let requeued = subscription.channel.requeue(&self.client, id.sequence(), delay);
+            return requeued.map_err(|error| failed(&error.to_string()));
+        }
+        let feed = subscription.feed.as_ref().ok_or_else(none)?;
+        feed.requeue(&self.client, id, delay).map_err(|error| failed(&error.to_string()))
     }
 
     fn touch(&mut self, id: &[u8; 16]) -> Result<(), ClientError> {
         let failed = |why: &str| ClientError::touch_failed(id, why);
-        let sequence = self.sequence(id).ok_or_else(|| failed(ClientError::NOT_IN_FLIGHT))?;
-        let Some(subscription) = &self.subscription else { return Err(failed(ClientError::NOT_IN_FLIGHT)) };
+        let none = || failed(ClientError::NOT_IN_FLIGHT);
+        let id = MessageId::from_hex(id).ok_or_else(none)?;
+        let subscription = self.subscription.as_ref().ok_or_else(none)?;
         let timeout = clamp(self.session.msg_timeout);
         let max = clamp(self.facts.limits.max_msg_timeout);
-        let touched = subscription.channel.touch(&self.client, sequence, timeout, max);
+        let touched = if self.is_own(id) {
+            subscription.channel.touch(&self.client, id.sequence(), timeout, max)
+        } else {
+            let feed = subscription.feed.as_ref().ok_or_else(none)?;
+            feed.touch(self.broker.clock().now(), &self.client, id, timeout, max)
+        };
         touched.map_err(|error| failed(&error.to_string()))
     }
 }

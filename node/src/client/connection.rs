@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use bruit_wire::nsq::{self, ClientError, Decoder, FrameType, Need};
+use bruit_wire::{
+    MessageId,
+    nsq::{self, ClientError, Decoder, FrameType, Need},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
@@ -28,6 +31,7 @@ use super::{
 use crate::{
     broker::{Broker, Channel, Client, Ticket, Topic, Want, millis},
     env::Conn,
+    relay::{Feed, Relays},
 };
 
 /// Bytes of the read buffer that all connections of a thread share.
@@ -57,6 +61,8 @@ pub(super) struct Subscription {
     pub(super) durable: Ticket,
     /// The channel was asked and will wake, or has woken, this connection.
     pub(super) waited: bool,
+    /// What other nodes hold of the channel; `None` when nothing is relayed.
+    pub(super) feed: Option<Arc<Feed>>,
 }
 
 /// Why the task ends.
@@ -71,8 +77,8 @@ enum End {
 /// A connection's state.
 pub(super) struct Connection {
     pub(super) broker: Arc<Broker>,
+    pub(super) relays: Arc<Relays>,
     pub(super) client: Arc<Client>,
-    pub(super) node: u16,
     pub(super) facts: Arc<ServerFacts>,
     pub(super) session: Session,
     pub(super) conn: Conn,
@@ -94,6 +100,8 @@ pub(super) struct Connection {
     pub(super) published: u64,
     pub(super) subscription: Option<Subscription>,
     pub(super) finished: Vec<u64>,
+    /// Those of other nodes.
+    pub(super) finished_elsewhere: Vec<MessageId>,
     pub(super) sampler: u64,
     /// A fatal error was sent; only writing goes on.
     pub(super) ending: bool,
@@ -102,19 +110,21 @@ pub(super) struct Connection {
 /// Serves one connection to its end.
 pub(super) async fn run(
     broker: Arc<Broker>,
+    relays: Arc<Relays>,
     client: Arc<Client>,
     facts: Arc<ServerFacts>,
-    node: u16,
     seed: u64,
     conn: Conn,
 ) {
     let session = Session::new(Arc::clone(&facts));
+    client.msg_timeout.store(clamp(session.msg_timeout), Ordering::Relaxed);
+    client.locate(&facts.place, "", "", false);
     let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default());
     let timer = Box::pin(tokio::time::sleep_until(deadlines.next().unwrap_or_else(Instant::now)));
     let mut connection = Connection {
         broker,
+        relays,
         client,
-        node,
         facts,
         session,
         conn,
@@ -132,6 +142,7 @@ pub(super) async fn run(
         published: 0,
         subscription: None,
         finished: Vec::new(),
+        finished_elsewhere: Vec::new(),
         sampler: seed.max(1),
         ending: false,
     };
@@ -278,41 +289,51 @@ impl Connection {
         }
     }
 
-    /// Takes messages while the client is ready for them.
+    /// Takes messages while the client is ready for them: what has come from other nodes, then what the node
+    /// itself holds.
     fn deliver(&mut self) -> bool {
         let settled = self.settled;
         let subscribed = self.subscription.as_mut().filter(|subscription| subscription.durable <= settled);
         let Some(subscription) = subscribed else { return false };
-        let in_flight = self.client.in_flight.load(Ordering::Relaxed);
-        let messages = self.session.ready.saturating_sub(in_flight);
-        let woken = subscription.waited && !self.client.is_waiting();
-        if messages == 0 || self.outbox.bytes() >= OUTPUT_MAX {
-            if woken {
-                // The wake-up was meant for somebody who can take something.
-                subscription.waited = false;
-                subscription.channel.wake();
-            }
-            return false;
-        }
-        if subscription.waited && !woken {
-            return false;
-        }
         let rate = self.session.sample_rate;
         let sampler = &mut self.sampler;
         // Off by one as in nsqd: rate r passes r + 1 of a hundred (NSQ reference, section 2.13).
         let mut sample = || next_random(sampler) % 100 <= u64::from(rate);
-        let want = Want {
+        let mut want = Want {
             client: self.client.id,
-            messages,
-            bytes: OUTPUT_MAX - self.outbox.bytes(),
+            messages: self.session.ready.saturating_sub(self.client.in_flight.load(Ordering::Relaxed)),
+            bytes: OUTPUT_MAX.saturating_sub(self.outbox.bytes()),
             timeout: clamp(self.session.msg_timeout),
             sample: if rate > 0 { Some(&mut sample) } else { None },
         };
         let before = self.outbox.frames.len();
-        let taken = subscription.channel.take(&self.client, want, &mut self.outbox.frames);
+        let mut relayed = 0;
+        let feed = subscription.feed.as_ref().filter(|feed| feed.is_linked());
+        if let Some(feed) = feed {
+            let now = self.broker.clock().now();
+            let handed = feed.hand_over(now, &self.client, &mut want, &mut self.outbox.frames);
+            relayed = handed.messages;
+            want.messages = want.messages.min(handed.own);
+        }
+        let woken = subscription.waited && !self.client.is_waiting();
+        let mut taken = 0;
+        if want.messages == 0 || want.bytes == 0 {
+            let gives_way = self.client.set_able(false) && subscription.channel.is_ranked();
+            if woken || gives_way {
+                // The wake-up, or the messages, were meant for somebody who can take something.
+                subscription.waited = self.client.is_waiting();
+                subscription.channel.wake();
+            }
+        } else if !subscription.waited || woken {
+            self.client.set_able(true);
+            taken = subscription.channel.take(&self.client, want, &mut self.outbox.frames);
+            subscription.waited = self.client.is_waiting();
+        }
         self.outbox.count_from(before);
-        subscription.waited = self.client.is_waiting();
-        taken > 0
+        if let Some(feed) = feed {
+            feed.balance(!subscription.waited, taken);
+        }
+        relayed + taken > 0
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
@@ -369,10 +390,13 @@ impl Connection {
         self.count_published();
         self.input = BytesMut::new();
         self.count_input();
-        if let Some(Subscription { topic, channel, .. }) = self.subscription.take()
-            && topic.leave(&channel, &self.client)
-        {
-            self.broker.delete_topic(topic.name().as_str());
+        if let Some(Subscription { topic, channel, feed, .. }) = self.subscription.take() {
+            if let Some(feed) = feed {
+                self.relays.leave(&feed, &self.client);
+            }
+            if topic.leave(&channel, &self.client) {
+                self.broker.delete_topic(topic.name().as_str());
+            }
         }
         self.broker.disconnect(&self.client);
     }

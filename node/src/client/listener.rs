@@ -7,6 +7,7 @@ use crate::{
     broker::Broker,
     env::{Conn, Env, Listener},
     exit::Exiting,
+    relay::Relays,
 };
 
 /// Pause after accepting failed, as when the node is out of file descriptors.
@@ -16,9 +17,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(
     mut listener: Box<dyn Listener>,
     broker: Arc<Broker>,
+    relays: Arc<Relays>,
     facts: Arc<ServerFacts>,
     env: Env,
-    node: u16,
     exit: Exiting,
 ) {
     loop {
@@ -29,7 +30,7 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((conn, peer)) if broker.connections() < facts.limits.max_connections => {
-                start(&broker, &facts, &env, node, conn, peer);
+                start(&broker, &relays, &facts, &env, conn, peer);
             }
             Ok((_, peer)) => {
                 tracing::warn!("connection of {peer} refused: there are as many as --max-connections")
@@ -43,11 +44,18 @@ pub(crate) async fn serve(
     }
 }
 
-fn start(broker: &Arc<Broker>, facts: &Arc<ServerFacts>, env: &Env, node: u16, conn: Conn, peer: SocketAddr) {
+fn start(
+    broker: &Arc<Broker>,
+    relays: &Arc<Relays>,
+    facts: &Arc<ServerFacts>,
+    env: &Env,
+    conn: Conn,
+    peer: SocketAddr,
+) {
     let client = broker.connect(peer.to_string(), peer.ip().to_string(), env.wall.now());
     let mut seed = [0; 8];
     env.entropy.fill(&mut seed);
-    let (broker, facts) = (Arc::clone(broker), Arc::clone(facts));
-    let task = connection::run(broker, client, facts, node, u64::from_le_bytes(seed), conn);
+    let (broker, relays, facts) = (Arc::clone(broker), Arc::clone(relays), Arc::clone(facts));
+    let task = connection::run(broker, relays, client, facts, u64::from_le_bytes(seed), conn);
     env.spawn.spawn(Box::pin(task));
 }

@@ -6,7 +6,10 @@ use bruit_wire::nsq::{
     ClientError, Command, Identify, IdentifyLimits, IdentifyReply, Messages, Phase, Rules,
 };
 
-use crate::{broker::millis, config::Limits};
+use crate::{
+    broker::{Place, millis},
+    config::Limits,
+};
 
 /// What every session is told of the node.
 #[derive(Debug)]
@@ -16,9 +19,7 @@ pub(crate) struct ServerFacts {
     /// The version of nsqd whose behaviour clients find.
     pub(crate) version: &'static str,
     /// Where the node is.
-    pub(crate) topology_region: String,
-    /// Where in its region.
-    pub(crate) topology_zone: String,
+    pub(crate) place: Place,
 }
 
 /// The highest deflate level that the reply to IDENTIFY names, as nsqd's default.
@@ -177,8 +178,8 @@ impl Session {
             auth_required: false,
             output_buffer_size: identify.output_buffer_size,
             output_buffer_timeout: identify.output_buffer_timeout.map_or(0, millis),
-            topology_region: &self.facts.topology_region,
-            topology_zone: &self.facts.topology_zone,
+            topology_region: &self.facts.place.region,
+            topology_zone: &self.facts.place.zone,
         };
         reply.to_json()
     }
@@ -192,8 +193,7 @@ mod tests {
         Session::new(Arc::new(ServerFacts {
             limits: Limits::default(),
             version: "1.3.0",
-            topology_region: String::new(),
-            topology_zone: String::new(),
+            place: Place::default(),
         }))
     }
 

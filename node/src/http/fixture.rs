@@ -8,13 +8,14 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{App, HttpState, Ports, SetLogLevel, app, lookup_app};
+use super::{App, HttpState, Ports, app, lookup_app};
 use crate::{
     Config,
     broker::{Broker, Opening},
     env::real,
     exit::{self, Exit},
     mesh::{self, MeshHandle},
+    relay::Relays,
 };
 
 /// A node without sockets.
@@ -58,10 +59,9 @@ impl Fixture {
             http: Some(([127, 0, 0, 1], ports.http).into()),
         };
         let mesh = mesh::start(joining, &exiting).await.unwrap().handle;
-        let set_log_level: SetLogLevel = Arc::new(|_| true);
-        let config = Arc::new(config);
-        let state =
-            HttpState::new(Arc::clone(&broker), mesh.clone(), config, env, ports, "info", set_log_level);
+        config.log.set = Arc::new(|_| true);
+        let relays = Relays::start(&config, &env, &broker, &mesh, exiting);
+        let state = HttpState::new(Arc::clone(&broker), mesh.clone(), relays, Arc::new(config), env, ports);
         Self { app: app(state.clone()), lookup: lookup_app(state), broker, mesh, exit, _dir: dir }
     }
 

@@ -18,6 +18,7 @@ use super::{
     query::Query,
     reply::{self, ApiError},
 };
+use crate::{mesh::MeshReport, relay::RelayReport};
 
 /// `GET /mesh/members`: every node that is or was there, for as long as it is remembered.
 pub(super) async fn members(State(state): State<HttpState>) -> Response {
@@ -43,7 +44,13 @@ pub(super) async fn topics(State(state): State<HttpState>) -> Response {
 
 /// `GET /mesh/stats`
 pub(super) async fn stats(State(state): State<HttpState>) -> Response {
-    reply::json(&state.mesh.stats())
+    #[derive(Serialize)]
+    struct Stats {
+        #[serde(flatten)]
+        mesh: MeshReport,
+        relay: RelayReport,
+    }
+    reply::json(&Stats { mesh: state.mesh.stats(), relay: state.relays.report() })
 }
 
 /// `POST /mesh/join?peer=host:port`: says hello to every address of the name, and goes on until it is

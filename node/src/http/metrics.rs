@@ -1,7 +1,7 @@
 //! `/metrics`: figures for Prometheus, as its text format has them.
 //!
-//! **Bounded:** no label has a topic, a channel, a client or a peer for its value, so the number of series
-//! depends on this code alone.
+//! **Bounded:** no label has a topic, a channel or a client for its value, so the number of series depends on
+//! this code, and on how many nodes the mesh has.
 
 use std::{
     fmt::{Display, Write},
@@ -11,7 +11,7 @@ use std::{
 use axum::{extract::State, response::Response};
 
 use super::{BRUIT_VERSION, HttpState, NSQ_VERSION, reply};
-use crate::{broker::JournalStats, mesh::MeshReport};
+use crate::{broker::JournalStats, mesh::MeshReport, relay::RelayReport};
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
@@ -21,6 +21,7 @@ pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
     process(&mut out, &state);
     journal(&mut out, &state.broker.journal_stats());
     mesh(&mut out, &state.mesh.stats());
+    relay(&mut out, &state.relays.report());
     reply::metrics(out.0)
 }
 
@@ -89,6 +90,31 @@ fn mesh(out: &mut Exposition, report: &MeshReport) {
     out.single("mesh_convergence_seconds", GAUGE, help, seconds(mesh.last_convergence_ms));
 }
 
+fn relay(out: &mut Exposition, report: &RelayReport) {
+    out.family("relay_links", GAUGE, "Links to other nodes for consumers here, by state.");
+    for (state, count) in &report.links {
+        out.sample("relay_links", &[("state", state)], count);
+    }
+    out.single("relay_guests", GAUGE, "Links of other nodes to channels here.", report.guests);
+    let peers: Vec<_> = report.peers.iter().map(|peer| (peer.node.to_string(), peer)).collect();
+    out.family("relay_messages_received_total", COUNTER, "Messages from other nodes for consumers here.");
+    for (node, peer) in &peers {
+        out.sample("relay_messages_received_total", &[("peer", node)], peer.received);
+    }
+    out.family("relay_messages_sent_total", COUNTER, "Messages to other nodes for their consumers.");
+    for (node, peer) in &peers {
+        out.sample("relay_messages_sent_total", &[("peer", node)], peer.sent);
+    }
+    out.family("relay_credit", GAUGE, "Messages that other nodes may send yet.");
+    for (node, peer) in &peers {
+        out.sample("relay_credit", &[("peer", node)], peer.credit);
+    }
+    out.family("relay_rtt_seconds", GAUGE, "The time that a datagram takes to a node and back.");
+    for (node, rtt) in peers.iter().filter_map(|(node, peer)| Some((node, peer.rtt?))) {
+        out.sample("relay_rtt_seconds", &[("peer", node)], rtt.as_secs_f64());
+    }
+}
+
 fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
@@ -121,6 +147,7 @@ impl Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::PeerReport;
 
     #[test]
     fn every_sample_follows_the_type_of_its_family() {
@@ -130,6 +157,21 @@ mod tests {
         report.mesh.oldest_unconfirmed_ms = 1500;
         mesh(&mut out, &report);
         journal(&mut out, &JournalStats::default());
+        let rtt = Some(std::time::Duration::from_micros(1500));
+        let node = bruit_gossip::NodeId::new(2);
+        let peer = PeerReport { node, received: 5, sent: 6, credit: 7, rtt };
+        let links = [("open", 2)].into();
+        relay(&mut out, &RelayReport { links, guests: 3, peers: vec![peer] });
+        for expected in [
+            "relay_links{state=\"open\"} 2",
+            "relay_guests 3",
+            "relay_messages_received_total{peer=\"0000000000000002\"} 5",
+            "relay_messages_sent_total{peer=\"0000000000000002\"} 6",
+            "relay_credit{peer=\"0000000000000002\"} 7",
+            "relay_rtt_seconds{peer=\"0000000000000002\"} 0.0015",
+        ] {
+            assert!(out.0.contains(&format!("\nbruit_{expected}\n")), "no {expected} in {}", out.0);
+        }
         assert!(out.0.contains("\nbruit_mesh_members{state=\"alive\"} 0\n"), "{}", out.0);
         assert!(out.0.contains("\nbruit_mesh_dropped_packets_total{reason=\"forged\"} 3\n"), "{}", out.0);
         assert!(out.0.contains("\nbruit_mesh_oldest_unconfirmed_seconds 1.5\n"), "{}", out.0);

@@ -40,17 +40,14 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 
+pub(crate) use self::serve::{Face, serve};
 use self::{
     body::Bodies,
     options::LiveOptions,
     refusals::Refusals,
     route::{App, Routes},
 };
-pub(crate) use self::{
-    options::SetLogLevel,
-    serve::{Face, serve},
-};
-use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle};
+use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle, relay::Relays};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -62,6 +59,7 @@ const BRUIT_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct HttpState {
     broker: Arc<Broker>,
     mesh: MeshHandle,
+    relays: Arc<Relays>,
     config: Arc<Config>,
     env: Env,
     /// When the node started, by the wall clock, to be shown.
@@ -91,24 +89,26 @@ impl HttpState {
     pub(crate) fn new(
         broker: Arc<Broker>,
         mesh: MeshHandle,
+        relays: Arc<Relays>,
         config: Arc<Config>,
         env: Env,
         ports: Ports,
-        log_level: &str,
-        set_log_level: SetLogLevel,
     ) -> Self {
+        let log = &config.log;
+        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set));
         let bodies = Bodies::new(&config.limits);
         Self {
             broker,
             mesh,
-            config,
+            relays,
             started: env.wall.now(),
             started_at: Instant::now(),
             env,
             tcp_port: ports.tcp,
             http_port: ports.http,
             bodies,
-            options: Arc::new(LiveOptions::new(log_level.to_owned(), set_log_level)),
+            options: Arc::new(options),
+            config,
             refusals: Arc::new(Refusals::default()),
         }
     }

@@ -21,7 +21,7 @@ const INVALID_VALUE: ApiError = ApiError::bad("INVALID_VALUE");
 const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
 
 /// Applies a log level of [`LOG_LEVELS`]; false when it cannot be applied.
-pub(crate) type SetLogLevel = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+type SetLogLevel = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The options that change while the node runs.
 pub(super) struct LiveOptions {

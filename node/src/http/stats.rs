@@ -16,6 +16,7 @@ use crate::{
     Durability,
     broker::{Channel, ChannelStats, ClientStats, JournalStats, Topic, TopicStats},
     mesh::MeshReport,
+    relay::LinkReport,
 };
 
 /// `GET /stats?format=&topic=&channel=&include_clients=&include_mem=`
@@ -74,6 +75,8 @@ pub(super) struct ChannelRow {
     pub(super) stats: ChannelStats,
     /// `None` when clients are not wanted.
     pub(super) clients: Option<Vec<ClientStats>>,
+    /// To the other nodes that hold the topic, while there are consumers here.
+    pub(super) relays: Vec<LinkReport>,
 }
 
 impl Snapshot {
@@ -117,6 +120,7 @@ impl TopicRow {
             name: channel.name().clone(),
             stats: channel.stats(),
             clients: filter.clients.then(|| channel.clients()),
+            relays: state.relays.links_of(topic.name(), channel.name()),
         };
         Some(Self {
             name: topic.name().clone(),
@@ -162,6 +166,7 @@ pub(super) mod example {
                 ..ChannelStats::default()
             },
             clients: Some(vec![consumer]),
+            relays: Vec::new(),
         };
         let stats = TopicStats { message_count: 1001, message_bytes: 2891, ..TopicStats::default() };
         Snapshot {
@@ -181,6 +186,20 @@ pub(super) mod example {
             journal: JournalStats::default(),
             node: NodeId::new(1),
             mesh: MeshReport::default(),
+        }
+    }
+
+    pub(in crate::http) fn link() -> LinkReport {
+        LinkReport {
+            node: NodeId::new(2),
+            address: ([127, 0, 0, 1], 4161).into(),
+            state: "open",
+            credit: 50,
+            in_flight: 3,
+            received: 20,
+            finished: 17,
+            waiting: 4,
+            rtt: Some(Duration::from_micros(180)),
         }
     }
 

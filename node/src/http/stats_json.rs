@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Durability,
     broker::{ClientStats, JournalStats},
+    relay::LinkReport,
 };
 
 /// The reply that shows `snapshot`.
@@ -93,17 +94,28 @@ struct ChannelJson<'a> {
     in_flight_count: u64,
     deferred_count: u64,
     message_count: u64,
+    /// Deliveries to consumers in this node's zone, then in its region, then to all others.
+    #[serde(skip_serializing_if = "is_zero")]
+    zone_local_msg_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    region_local_msg_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    global_msg_count: u64,
     requeue_count: u64,
     timeout_count: u64,
     client_count: u64,
     clients: Option<Vec<ClientJson<'a>>>,
     paused: bool,
     e2e_processing_latency: Latency,
+    /// What comes from other nodes.
+    #[serde(skip_serializing_if = "<[LinkReport]>::is_empty")]
+    relays: &'a [LinkReport],
 }
 
 impl<'a> ChannelJson<'a> {
     fn of(channel: &'a ChannelRow) -> Self {
         let stats = &channel.stats;
+        let [zone_local_msg_count, region_local_msg_count, global_msg_count] = stats.delivered;
         Self {
             channel_name: channel.name.as_str(),
             depth: stats.depth,
@@ -111,12 +123,16 @@ impl<'a> ChannelJson<'a> {
             in_flight_count: stats.in_flight_count,
             deferred_count: stats.deferred_count,
             message_count: stats.message_count,
+            zone_local_msg_count,
+            region_local_msg_count,
+            global_msg_count,
             requeue_count: stats.requeue_count,
             timeout_count: stats.timeout_count,
             client_count: stats.client_count,
             clients: channel.clients.as_ref().map(|clients| clients.iter().map(ClientJson::of).collect()),
             paused: stats.paused,
             e2e_processing_latency: Latency::default(),
+            relays: &channel.relays,
         }
     }
 }
@@ -264,6 +280,10 @@ impl MeshJson {
     }
 }
 
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 const fn word(durability: Durability) -> &'static str {
     match durability {
         Durability::Memory => "memory",
@@ -369,6 +389,30 @@ mod tests {
         assert_eq!(shown(&snapshot)["topics"], json!([]));
         snapshot.topics = None;
         assert_eq!(shown(&snapshot)["topics"], Value::Null);
+    }
+
+    #[test]
+    fn deliveries_are_counted_by_distance_and_only_where_there_were_any() {
+        let mut snapshot = example::snapshot();
+        let keys = ["zone_local_msg_count", "region_local_msg_count", "global_msg_count"];
+        let none = shown(&snapshot)["topics"][0]["channels"][0].clone();
+        assert!(keys.iter().all(|key| none.get(key).is_none()), "{none}");
+        snapshot.topics.as_mut().unwrap()[0].channels[0].stats.delivered = [1, 2, 3];
+        let text = serde_json::to_string(&Stats::of(&snapshot)).unwrap();
+        let expected = r#""message_count":1001,"zone_local_msg_count":1,"region_local_msg_count":2,"global_msg_count":3,"requeue_count":0,"#;
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn links_are_shown_only_where_there_are_any() {
+        let mut snapshot = example::snapshot();
+        assert_eq!(shown(&snapshot)["topics"][0]["channels"][0].get("relays"), None);
+        snapshot.topics.as_mut().unwrap()[0].channels[0].relays = vec![example::link()];
+        let expected = json!([{
+            "node": "0000000000000002", "address": "127.0.0.1:4161", "state": "open", "credit": 50,
+            "in_flight": 3, "received": 20, "finished": 17, "waiting": 4, "rtt_us": 180,
+        }]);
+        assert_eq!(shown(&snapshot)["topics"][0]["channels"][0]["relays"], expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     BRUIT_VERSION, NSQ_VERSION,
     stats::{ChannelRow, Snapshot, TopicRow},
 };
-use crate::broker::ClientStats;
+use crate::{broker::ClientStats, relay::LinkReport};
 
 /// What Go's runtime would say of its heap; the values have no meaning here.
 const MEMORY: [&str; 9] = [
@@ -90,7 +90,8 @@ fn write_channel(out: &mut String, channel: &ChannelRow, now: SystemTime) -> fmt
         stats.message_count,
     )?;
     let mut clients = channel.clients.iter().flatten();
-    clients.try_for_each(|client| write_consumer(out, client, now))
+    clients.try_for_each(|client| write_consumer(out, client, now))?;
+    channel.relays.iter().try_for_each(|link| write_link(out, link))
 }
 
 fn write_consumer(out: &mut String, client: &ClientStats, now: SystemTime) -> fmt::Result {
@@ -105,6 +106,24 @@ fn write_consumer(out: &mut String, client: &ClientStats, now: SystemTime) -> fm
         client.requeue_count,
         client.message_count,
         connected(client, now),
+    )
+}
+
+/// What comes from another node: in the columns of a consumer, whose reverse it is.
+fn write_link(out: &mut String, link: &LinkReport) -> fmt::Result {
+    writeln!(
+        out,
+        "        [relay {:<18}] state: {} inflt: {:<4} credit: {:<4} fin: {:<8} waiting: {:<8} msgs: {:<8} \
+         rtt: {} node: {}",
+        link.address,
+        link.state,
+        link.in_flight,
+        link.credit,
+        link.finished,
+        link.waiting,
+        link.received,
+        link.rtt.map_or_else(|| "-".to_owned(), |rtt| GoDuration(rtt).to_string()),
+        link.node,
     )
 }
 
@@ -201,6 +220,22 @@ Producers:
 ";
         let shown = render(&example::snapshot());
         assert_eq!(shown, expected.replace("VERSION", BRUIT_VERSION));
+    }
+
+    #[test]
+    fn a_link_is_a_line_below_the_consumers() {
+        let mut snapshot = example::snapshot();
+        let mut unmeasured = example::link();
+        unmeasured.rtt = None;
+        snapshot.topics.as_mut().unwrap()[0].channels[0].relays = vec![example::link(), unmeasured];
+        let shown = render(&snapshot);
+        let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("[V2 h2:")).collect();
+        assert_eq!(
+            lines[1],
+            "        [relay 127.0.0.1:4161    ] state: open inflt: 3    credit: 50   fin: 17       waiting: 4        \
+             msgs: 20       rtt: 180µs node: 0000000000000002"
+        );
+        assert!(lines[2].contains(" rtt: - node: "), "{}", lines[2]);
     }
 
     #[test]

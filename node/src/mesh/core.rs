@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, UNIX_EPOCH},
@@ -18,11 +18,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{keys::Keys, quic::Pool, saved::Saves};
-use crate::{MeshConfig, broker::Broker, env::Env};
+use super::{
+    keys::Keys,
+    quic::{PeerStream, Pool},
+    saved::Saves,
+};
+use crate::{MeshConfig, broker::Broker, env::Env, rising::Rising};
 
 /// Senders of refused packets are named in the log this often, and no more.
 const NAMED_EVERY: Duration = Duration::from_secs(60);
+
+/// Serves a link that a peer has opened.
+pub(crate) type ServeRelay = Arc<dyn Fn(NodeId, PeerStream) + Send + Sync>;
 
 /// Shared by the tasks of a node's mesh.
 pub(super) struct Core {
@@ -34,11 +41,15 @@ pub(super) struct Core {
     /// `None` when the mesh is off: then this is a mesh of one.
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) view: watch::Sender<Arc<View>>,
+    /// Counts views.
+    pub(super) views_shown: Rising,
     pub(super) state: Mutex<State>,
     /// Wakes the gossip task: something was put into the machine by another task.
     pub(super) woken: Notify,
     pub(super) saves: Saves,
     pub(super) keys: Keys,
+    /// Who serves the links that peers open.
+    pub(super) relays: OnceLock<ServeRelay>,
     /// Whether the node has left, and joins nobody by itself until it is told to.
     pub(super) left: AtomicBool,
     /// Sealed datagrams and bytes, in and out.
@@ -94,9 +105,11 @@ impl Core {
             broker,
             pool,
             view,
+            views_shown: Rising::default(),
             state: Mutex::new(state),
             woken: Notify::new(),
             saves: Saves::default(),
+            relays: OnceLock::new(),
             left: AtomicBool::new(false),
             traffic: Traffic::default(),
             start,

@@ -97,6 +97,7 @@ impl Core {
         let mut state = self.state.lock();
         if let Some(view) = state.mesh.view(now) {
             self.view.send_replace(view);
+            self.views_shown.raise(self.views_shown.now() + 1);
             self.saves.ask();
         }
     }

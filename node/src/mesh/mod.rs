@@ -32,6 +32,7 @@ use bruit_gossip::{About, Identity, Input, Keyring, Mesh, Name, NodeId, Peer, Se
 use bruit_wire::{TopicName, peer::Purpose};
 use tokio::{sync::oneshot, time::Instant};
 
+pub(crate) use self::quic::PeerStream;
 use self::{
     core::{Core, Dropped, State},
     local::Local,
@@ -263,6 +264,13 @@ async fn serve(core: Arc<Core>, incoming: Incoming) {
     let outcome = match purpose {
         Purpose::Exchange => exchange::follow(&core, from, stream).await,
         Purpose::Keys => keys::serve(&core, from, stream).await,
+        Purpose::Relay => {
+            // Before the node serves, there is nobody to hand it to: the peer tries again.
+            if let Some(relays) = core.relays.get() {
+                relays(from, stream);
+            }
+            Ok(())
+        }
     };
     if let Err(error) = outcome {
         tracing::debug!("a stream from {from} broke off: {error}");
@@ -350,6 +358,31 @@ impl MeshHandle {
     /// What the mesh looks like, as far as this node knows.
     pub(crate) fn view(&self) -> Arc<View> {
         self.core.view()
+    }
+
+    /// How many views there have been.
+    pub(crate) fn views_shown(&self) -> u64 {
+        self.core.views_shown.now()
+    }
+
+    /// Waits until there have been more views than these.
+    pub(crate) async fn view_after(&self, shown: u64) {
+        self.core.views_shown.reaches(shown + 1).await;
+    }
+
+    /// Hands every link that a peer opens to `serve`. To be called once.
+    pub(crate) fn serve_relays(&self, serve: core::ServeRelay) {
+        // A second one would find the first in its place.
+        let _ = self.core.relays.set(serve);
+    }
+
+    /// Opens a link to a peer.
+    ///
+    /// # Errors
+    /// The mesh is off, or the peer cannot be reached, refuses, or takes longer than a few seconds.
+    pub(crate) async fn open_relay(&self, peer: &Peer) -> io::Result<PeerStream> {
+        let pool = self.core.pool.as_ref().ok_or_else(|| io::Error::other("the mesh is off"))?;
+        pool.open(peer, Purpose::Relay).await
     }
 
     /// This node.

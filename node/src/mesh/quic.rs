@@ -26,8 +26,9 @@ use bruit_wire::peer::{Answer, HELLO_HEAD, Hello, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
-    EndpointConfig, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId,
+    ConnectionIdGenerator, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream,
+    ServerConfig, TransportConfig, VarInt,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{select, sync::mpsc, time::timeout};
@@ -40,12 +41,16 @@ use crate::{
 
 /// A connection that nothing used for this long is closed; opening it again costs a handshake.
 const IDLE: Duration = Duration::from_secs(10 * 60);
-/// Streams that a peer may have open at once; more wait at the peer.
-const STREAMS_MAX: u32 = 64;
+/// Streams that a peer may have open at once, nearly all of them links; more wait at the peer.
+const STREAMS_MAX: u32 = 4_096;
 /// Connections, dialled and accepted; further ones are refused.
 const CONNECTIONS_MAX: usize = 8_192;
 /// Connections that were dialled and wait to be served; further ones are used in one direction only.
 const DIALLED_MAX: usize = 1_024;
+/// Packets are not larger than jumbo frames hold; that smaller ones are the largest that pass is found out.
+const MTU_MAX: u16 = 8_952;
+/// Packets that come before they are acknowledged, unless no more come.
+const ACK_EVERY: u32 = 8;
 /// How long a handshake, or one step of a conversation, may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -57,7 +62,8 @@ pub(crate) struct Pool {
     me: NodeId,
     dial: Mutex<ClientConfig>,
     ids: Arc<Mutex<StdRng>>,
-    connections: Mutex<BTreeMap<SocketAddr, Connection>>,
+    /// By peer; there are two when both sides dialled at once, and streams may be on either.
+    connections: Mutex<BTreeMap<SocketAddr, Vec<Connection>>>,
     /// Connections that this side has dialled, on their way to the task that serves streams.
     dialled: mpsc::Sender<Dialled>,
     to_serve: Mutex<Option<mpsc::Receiver<Dialled>>>,
@@ -154,21 +160,26 @@ impl Pool {
 
     /// Closes every connection; those that are needed are made again.
     pub(super) fn close_all(&self) {
-        for connection in std::mem::take(&mut *self.connections.lock()).into_values() {
+        for connection in std::mem::take(&mut *self.connections.lock()).into_values().flatten() {
             connection.close(VarInt::from_u32(0), b"closing");
         }
     }
 
-    /// Closes the connection to a node that is gone.
+    /// Closes the connections to a node that is gone.
     pub(super) fn close(&self, peer: &Peer) {
-        if let Some(connection) = self.connections.lock().remove(&peer.mesh()) {
+        for connection in self.connections.lock().remove(&peer.mesh()).into_iter().flatten() {
             connection.close(VarInt::from_u32(0), b"gone");
         }
     }
 
     /// Open connections.
     pub(super) fn connections(&self) -> usize {
-        self.connections.lock().values().filter(|connection| connection.close_reason().is_none()).count()
+        self.connections
+            .lock()
+            .values()
+            .flatten()
+            .filter(|connection| connection.close_reason().is_none())
+            .count()
     }
 
     /// Sends one blob and waits for one.
@@ -192,8 +203,9 @@ impl Pool {
     /// # Errors
     /// The peer cannot be reached, refuses, or takes longer than a few seconds.
     pub(crate) async fn open(&self, peer: &Peer, purpose: Purpose) -> io::Result<PeerStream> {
-        let known = self.connections.lock().get(&peer.mesh()).cloned();
-        if let Some(connection) = known.filter(|connection| connection.close_reason().is_none()) {
+        let known = self.connections.lock().get(&peer.mesh()).cloned().unwrap_or_default();
+        // The newest: an older one may lead to an earlier life of the peer.
+        if let Some(connection) = known.into_iter().rfind(|connection| connection.close_reason().is_none()) {
             match self.open_on(&connection, purpose).await {
                 Err(error) if matches!(error.kind(), TimedOut | ConnectionAborted) => {
                     // It may lead to an earlier life of the peer, which will never answer.
@@ -344,16 +356,17 @@ impl Pool {
 
     fn keep(&self, connection: &Connection) {
         let mut connections = self.connections.lock();
-        connections.retain(|_, connection| connection.close_reason().is_none());
-        connections.insert(connection.remote_address(), connection.clone());
+        connections.retain(|_, known| {
+            known.retain(|connection| connection.close_reason().is_none());
+            !known.is_empty()
+        });
+        connections.entry(connection.remote_address()).or_default().push(connection.clone());
     }
 
     fn forget(&self, connection: &Connection) {
         let mut connections = self.connections.lock();
-        let address = connection.remote_address();
-        // A newer connection to the same address stays.
-        if connections.get(&address).is_some_and(|kept| kept.stable_id() == connection.stable_id()) {
-            connections.remove(&address);
+        if let Some(known) = connections.get_mut(&connection.remote_address()) {
+            known.retain(|other| other.stable_id() != connection.stable_id());
         }
         drop(connections);
         connection.close(VarInt::from_u32(0), b"forgotten");
@@ -361,6 +374,11 @@ impl Pool {
 }
 
 impl PeerStream {
+    /// Both directions, for a conversation that is not made of blobs.
+    pub(crate) fn into_halves(self) -> (SendStream, RecvStream) {
+        (self.send, self.recv)
+    }
+
     /// Sends a blob.
     ///
     /// # Errors
@@ -433,8 +451,14 @@ fn timed_out() -> io::Error {
 }
 
 fn transport() -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE).ok())
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -52,6 +52,10 @@ impl Cables {
             Cable::Mend => self.ether.mend_all(sim),
             Cable::Weather(weather) => self.ether.set_weather(weather),
             Cable::Deafen(from, to) => self.ether.cut(sim, self.nodes[from], self.nodes[to]),
+            Cable::Part(one, other) => {
+                self.ether.cut(sim, self.nodes[one], self.nodes[other]);
+                self.ether.cut(sim, self.nodes[other], self.nodes[one]);
+            }
             Cable::Split(part) => {
                 let is_inside = |at: &usize| part.contains(at);
                 for inside in (0..self.nodes.len()).filter(is_inside) {

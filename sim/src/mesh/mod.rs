@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use bruit::Config;
+use bruit::{Config, Relay};
 use bruit_gossip::{Profile, Secret};
 use parking_lot::Mutex;
 use tokio::task::spawn_local;
@@ -53,11 +53,11 @@ pub const MESH_PORT: u16 = 4161;
 const STRANGER: &str = "stranger";
 
 /// One node of a run, as the run sees it.
-struct Site {
-    name: String,
-    victim: Victim,
-    disk: SimDisk,
-    nemesis: Nemesis,
+pub(crate) struct Site {
+    pub(crate) name: String,
+    pub(crate) victim: Victim,
+    pub(crate) disk: SimDisk,
+    pub(crate) nemesis: Nemesis,
 }
 
 /// Runs `seed` through a mesh `scenario`. With `print`, every event goes to standard output.
@@ -115,10 +115,11 @@ pub(crate) fn run(
         took: clock.now(),
         tally: sum,
         wear,
+        notes: Vec::new(),
     }
 }
 
-fn step_to_the_end(
+pub(crate) fn step_to_the_end(
     sim: &mut turmoil::Sim<'_>,
     clock: &SimClock,
     plan: &MeshPlan,
@@ -157,7 +158,7 @@ fn step_to_the_end(
 }
 
 /// Builds the hosts of all nodes, the stranger's last.
-fn raise(
+pub(crate) fn raise(
     sim: &mut turmoil::Sim<'_>,
     dice: &Dice,
     plan: &MeshPlan,
@@ -178,7 +179,10 @@ fn raise(
         let dice = dice.fork(100 + at as u64);
         let config = config(plan, shape, at, &name);
         let disk = SimDisk::new(dice.fork(2), recorder.trace().clone(), &config.data_path);
-        let machine = Machine::new(&name, dice.fork(3), disk.clone(), ether.clone());
+        let mut machine = Machine::new(&name, dice.fork(3), disk.clone(), ether.clone());
+        if plan.namesakes {
+            machine = machine.with_a_common_name();
+        }
         let recorder = recorder.sibling(&name);
         let victim = Victim { machine, address, status: NodeStatus::default(), recorder, stays_dark: true };
         let actions = plan.actions.get(at).cloned().unwrap_or_default();
@@ -202,6 +206,7 @@ fn raise(
 fn config(plan: &MeshPlan, shape: &Shape, at: usize, name: &str) -> Config {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut config = Config { hostname: name.to_owned(), ..run::config(shape) };
+    config.relay = if plan.relays { Relay::Auto } else { Relay::Off };
     config.mesh.gossip_address = Some(any(GOSSIP_PORT));
     config.mesh.mesh_address = any(MESH_PORT);
     config.mesh.profile = Profile::Lan;

@@ -27,6 +27,11 @@ pub struct MeshPlan {
     pub stranger: Option<Stranger>,
     /// A member that goes for good.
     pub gone: Option<usize>,
+    /// Whether all nodes mark the ids of their messages alike.
+    pub namesakes: bool,
+    /// Whether consumers get what other nodes hold. If they do, whose message one is cannot be told from where
+    /// it comes.
+    pub relays: bool,
     /// How long faults go on.
     pub chaos: Duration,
 }
@@ -49,6 +54,8 @@ pub enum Joining {
 pub enum Cable {
     /// These nodes are cut off from all others, in both directions.
     Split(Vec<usize>),
+    /// These two do not reach each other; all others reach both.
+    Part(usize, usize),
     /// Nothing of the first node comes to the second one.
     Deafen(usize, usize),
     /// Everybody reaches everybody.
@@ -85,6 +92,8 @@ impl MeshPlan {
             cables: Vec::new(),
             stranger: None,
             gone: None,
+            namesakes: false,
+            relays: false,
             chaos: dice.millis(6_000, 10_000),
         };
         draw(&mut plan, dice);
@@ -137,7 +146,7 @@ impl MeshPlan {
         self.host_name(self.half())
     }
 
-    fn some_node(&self, dice: &mut Dice) -> usize {
+    pub(crate) fn some_node(&self, dice: &mut Dice) -> usize {
         usize::try_from(dice.below(self.nodes as u64)).unwrap_or(0)
     }
 
@@ -146,7 +155,7 @@ impl MeshPlan {
     }
 
     /// Some of the nodes, at least one and not all.
-    fn some_nodes(&self, dice: &mut Dice) -> Vec<usize> {
+    pub(crate) fn some_nodes(&self, dice: &mut Dice) -> Vec<usize> {
         let first = self.some_node(dice);
         let mut nodes: Vec<usize> = (0..self.nodes).filter(|at| *at == first || dice.chance(350)).collect();
         nodes.truncate(self.nodes - 1);
@@ -165,7 +174,7 @@ impl MeshPlan {
         self.actions[node].push((at, action));
     }
 
-    fn cable(&mut self, dice: &mut Dice, cable: Cable) {
+    pub(crate) fn cable(&mut self, dice: &mut Dice, cable: Cable) {
         let at = self.some_time(dice);
         let until = at + dice.millis(300, 7_000);
         self.cables.push((at, cable));

@@ -9,6 +9,7 @@ use crate::{
     disk::{Failing, Pace},
     mesh::plan::{self, MeshPlan},
     nemesis::{Action, Ending},
+    relay::{self, Play},
 };
 
 /// A kind of trouble, by name.
@@ -21,6 +22,9 @@ pub struct Scenario {
     draw: Draw,
 }
 
+/// Draws the plan of several nodes.
+type DrawMesh = fn(&mut MeshPlan, &mut Dice);
+
 /// What a scenario is about, and what draws its plan.
 #[derive(Debug, Clone, Copy)]
 enum Draw {
@@ -28,6 +32,8 @@ enum Draw {
     Node(fn(&mut Plan<'_>)),
     /// Several.
     Mesh(fn(&mut MeshPlan, &mut Dice)),
+    /// Several, with consumers on few of them.
+    Relay(fn(&mut MeshPlan, &mut Dice), Play),
 }
 
 /// The scenarios of a node that is alone; the first is the default.
@@ -90,18 +96,52 @@ const fn mesh(name: &'static str, about: &'static str, draw: fn(&mut MeshPlan, &
     Scenario { name, about, draw: Draw::Mesh(draw) }
 }
 
+/// The scenarios of consumers that use one node of several.
+pub const RELAY_SCENARIOS: [Scenario; 9] = [
+    relay("relay-all", "a random mix of what can happen to nodes and links", relay::plan::all),
+    relay("relay-calm", "nothing goes wrong but for what clients do", plan::calm),
+    relay("relay-crash", "processes are killed: owners, relays, or both", plan::crash),
+    relay("relay-power", "machines lose power, alone or all at once", plan::power),
+    relay("relay-stop", "nodes are asked to stop, and started again", plan::stop),
+    relay("relay-partition", "links are cut while clients reach both ends", relay::plan::partition),
+    relay("relay-oneway", "packets get through in one direction only", plan::one_way),
+    relay("relay-clock", "wall clocks jump, each for itself", plan::clock),
+    Scenario {
+        name: "relay-fair",
+        about: "ten owners with unequal backlogs, and one consumer",
+        draw: Draw::Relay(relay::plan::fair, Play::Fair),
+    },
+];
+
+const fn relay(name: &'static str, about: &'static str, draw: fn(&mut MeshPlan, &mut Dice)) -> Scenario {
+    Scenario { name, about, draw: Draw::Relay(draw, Play::Everybody) }
+}
+
 impl Scenario {
     /// The scenario of that name.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        SCENARIOS.into_iter().chain(MESH_SCENARIOS).find(|scenario| scenario.name == name)
+        SCENARIOS
+            .into_iter()
+            .chain(MESH_SCENARIOS)
+            .chain(RELAY_SCENARIOS)
+            .find(|scenario| scenario.name == name)
     }
 
     /// What draws the plan of several nodes; `None` if the scenario is about one.
     pub(crate) fn of_mesh(&self) -> Option<fn(&mut MeshPlan, &mut Dice)> {
         match self.draw {
-            Draw::Node(_) => None,
+            Draw::Node(_) | Draw::Relay(..) => None,
             Draw::Mesh(draw) => Some(draw),
+        }
+    }
+
+    /// What draws the plan of several nodes with consumers on few, and who uses them; `None` if the scenario is
+    /// about something else.
+    pub(crate) fn of_relay(&self) -> Option<(DrawMesh, Play)> {
+        match self.draw {
+            Draw::Node(_) | Draw::Mesh(_) => None,
+            Draw::Relay(draw, play) => Some((draw, play)),
         }
     }
 

@@ -12,7 +12,7 @@ pub struct Regression {
 }
 
 /// All of them, oldest first.
-pub const REGRESSIONS: [Regression; 7] = [
+pub const REGRESSIONS: [Regression; 9] = [
     Regression {
         was: "a sync that failed while a segment was sealed refused publishes for ever",
         scenario: "fsync",
@@ -47,5 +47,15 @@ pub const REGRESSIONS: [Regression; 7] = [
         was: "a topic that a node with a slow clock deleted came back",
         scenario: "mesh-all",
         seed: 110,
+    },
+    Regression {
+        was: "a topic began without channels of which only the holder was known yet",
+        scenario: "relay-clock",
+        seed: 2061,
+    },
+    Regression {
+        was: "the same, and what was acknowledged meanwhile reached an ephemeral channel only",
+        scenario: "relay-power",
+        seed: 2003,
     },
 ];

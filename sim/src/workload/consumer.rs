@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Consumes as long as the run lasts. Reconnects for ever.
-pub(super) async fn run(everyone: Everyone, place: Place, mut dice: Dice) {
+pub(crate) async fn run(everyone: Everyone, place: Place, mut dice: Dice) {
     sleep(everyone.shape.channel(place).opens_at).await;
     loop {
         let phase = everyone.phase();

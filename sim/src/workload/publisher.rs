@@ -17,7 +17,7 @@ use crate::{
 const WISHES: Wishes = Wishes { msg_timeout: Duration::from_secs(60), heartbeat: Duration::from_secs(30) };
 
 /// Publishes as long as clients are busy. Reconnects for ever.
-pub(super) async fn run(everyone: Everyone, mut dice: Dice) {
+pub(crate) async fn run(everyone: Everyone, mut dice: Dice) {
     while everyone.phase() == Phase::Busy {
         let active = everyone.enter();
         let patience = dice.millis(300, 4_000);
@@ -30,7 +30,7 @@ pub(super) async fn run(everyone: Everyone, mut dice: Dice) {
 }
 
 /// Publishes one message to `topic`, again and again until one is acknowledged.
-pub(super) async fn probe(everyone: &Everyone, topic: usize, deadline: Instant) -> Result<(), String> {
+pub(crate) async fn probe(everyone: &Everyone, topic: usize, deadline: Instant) -> Result<(), String> {
     let mut last = "no answer".to_owned();
     while Instant::now() < deadline {
         let mut out = Vec::new();
@@ -84,7 +84,7 @@ async fn settle(everyone: &Everyone, client: &mut Client, op: Op) -> bool {
 
 /// Writes any publishing command for any topic.
 fn put_any(everyone: &Everyone, dice: &mut Dice, out: &mut Vec<u8>) -> Op {
-    let topic = usize::try_from(dice.below(everyone.shape.topics.len() as u64)).unwrap_or(0);
+    let topic = dice.pick(&everyone.published).copied().unwrap_or(0);
     match dice.below(10) {
         0 | 1 => {
             let count = dice.between(2, 20);

@@ -11,7 +11,7 @@ mod tasks;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -47,6 +47,7 @@ pub struct Machine {
     host: Arc<str>,
     ether: Ether,
     tasks: Tasks,
+    has_a_common_name: bool,
 }
 
 impl Machine {
@@ -55,7 +56,13 @@ impl Machine {
     #[must_use]
     pub fn new(host: &str, dice: Dice, disk: SimDisk, ether: Ether) -> Self {
         let wall = SimWall { clock: ether.trace().clock().clone(), jumped_millis: Arc::default() };
-        Self { dice, disk, wall, host: host.into(), ether, tasks: Tasks::default() }
+        Self { dice, disk, wall, host: host.into(), ether, tasks: Tasks::default(), has_a_common_name: false }
+    }
+
+    /// The same machine, on which a node draws an id whose mark in message ids is that of all such machines.
+    #[must_use]
+    pub fn with_a_common_name(self) -> Self {
+        Self { has_a_common_name: true, ..self }
     }
 
     /// The world of the machine's `incarnation`-th process.
@@ -66,7 +73,10 @@ impl Machine {
         Env {
             net: Arc::new(SimNet::new(self.host.clone(), dice.fork(1), self.ether.clone())),
             disk: Arc::new(self.disk.mount()),
-            entropy: Arc::new(SimEntropy { dice: Mutex::new(dice.fork(2)) }),
+            entropy: Arc::new(SimEntropy {
+                dice: Mutex::new(dice.fork(2)),
+                draws_a_common_name: AtomicBool::new(self.has_a_common_name),
+            }),
             crypto: crypto::provider(dice.fork(3)),
             wall: Arc::new(self.wall.clone()),
             spawn: spawn.clone(),
@@ -125,13 +135,23 @@ impl WallClock for SimWall {
 
 struct SimEntropy {
     dice: Mutex<Dice>,
+    /// The first thing that a process draws is the node's id, if it has none yet.
+    draws_a_common_name: AtomicBool,
 }
 
 impl Entropy for SimEntropy {
     fn fill(&self, bytes: &mut [u8]) {
         self.dice.lock().fill(bytes);
+        if self.draws_a_common_name.swap(false, Ordering::Relaxed) && bytes.len() == NODE_ID_LEN {
+            // Whichever end is the low one.
+            bytes[..2].fill(0x77);
+            bytes[NODE_ID_LEN - 2..].fill(0x77);
+        }
     }
 }
+
+/// Length of a node's id, bytes.
+const NODE_ID_LEN: usize = 8;
 
 #[cfg(test)]
 mod tests {

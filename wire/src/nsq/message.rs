@@ -48,6 +48,15 @@ pub fn set_attempts(frame: &mut [u8], attempts: u16) {
     }
 }
 
+/// Overwrites the id of the message whose frame starts at `frame`'s first byte. Does nothing to bytes too
+/// short to hold a message.
+pub fn set_message_id(frame: &mut [u8], id: MessageId) {
+    debug_assert!(frame.len() >= MESSAGE_OVERHEAD);
+    if let Some(field) = frame.get_mut(ATTEMPTS_OFFSET + 2..MESSAGE_OVERHEAD) {
+        field.copy_from_slice(&id.to_hex());
+    }
+}
+
 /// A message, borrowed from the bytes that hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageView<'a> {
@@ -112,6 +121,15 @@ mod tests {
         set_attempts(&mut frame, 0xabcd);
         assert_eq!(MessageView::parse_frame(&frame).unwrap().attempts, 0xabcd);
         set_attempts(&mut frame, 1);
+        assert_eq!(frame, GOLDEN);
+    }
+
+    #[test]
+    fn setting_the_id_changes_nothing_else() {
+        let mut frame = golden();
+        set_message_id(&mut frame, MessageId::new(0xbeef, 9));
+        assert_eq!(MessageView::parse_frame(&frame).unwrap().id, b"beef000000000009");
+        set_message_id(&mut frame, MessageId::new(0x2a, 7));
         assert_eq!(frame, GOLDEN);
     }
 

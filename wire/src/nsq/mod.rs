@@ -25,7 +25,9 @@ pub use frame::{
     CLOSE_WAIT_FRAME, Frame, FrameDecoder, FrameError, FrameType, HEARTBEAT_FRAME, OK_FRAME, put_frame,
 };
 pub use identify::{Identify, IdentifyLimits, IdentifyReply};
-pub use message::{MESSAGE_OVERHEAD, MessageView, message_frame_len, put_message, set_attempts};
+pub use message::{
+    MESSAGE_OVERHEAD, MessageView, message_frame_len, put_message, set_attempts, set_message_id,
+};
 
 /// What a client must send before its first command.
 pub const MAGIC_V2: [u8; 4] = *b"  V2";

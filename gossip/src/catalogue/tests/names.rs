@@ -43,6 +43,27 @@ fn one_datagram_tells_who_holds_a_new_topic() {
 }
 
 #[test]
+fn a_topic_begins_with_its_channels_whichever_word_of_them_came_first() {
+    let mut a = Node::new(1);
+    a.news();
+    a.make(now(1), &name("t/c"));
+    let items = a.news();
+    assert!(items.len() > 1, "that it was made, and that it is held");
+    for item in &items {
+        let mut b = Node::new(2);
+        b.hear(now(2), item);
+        let view = b.view(&[&a, &b]);
+        assert_eq!(view.lasting_channels("t"), view.channels("t"));
+    }
+    // After a delete a node that holds a channel may only not have heard of it.
+    let mut b = Node::new(2);
+    exchange(now(2), &mut a, &mut b, LIMIT);
+    b.delete(now(3), &name("t"));
+    b.make(now(4), &name("t"));
+    assert_eq!(b.view(&[&a, &b]).lasting_channels("t"), []);
+}
+
+#[test]
 fn what_a_node_held_is_hidden_when_it_is_down_and_its_names_stay() {
     let [mut a, mut b] = pair();
     a.make(now(0), &name("t/c"));

@@ -27,6 +27,9 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(2);
 pub(super) struct E2eArgs {
     #[command(flatten)]
     pub(super) server: ServerArgs,
+    /// Where the consumers connect, if not where messages are published: another node of the mesh
+    #[arg(long, value_name = "HOST:PORT")]
+    consume_from: Option<String>,
     /// Topic; a new one unless it is given
     #[arg(long)]
     topic: Option<String>,
@@ -72,7 +75,8 @@ pub(super) fn measure(args: &E2eArgs) -> Result<Report> {
     };
     let address = &args.server.nsqd_tcp_address;
     let arrivals = Arrivals::new(total, args.idle_timeout);
-    let consumer = Consumer::open(address, (&topic, "bench"), args.rdy, Some(run), &arrivals)?;
+    let consume_from = args.consume_from.as_ref().unwrap_or(address);
+    let consumer = Consumer::open(consume_from, (&topic, "bench"), args.rdy, Some(run), &arrivals)?;
     let publishers = publish.open(address, Protocol::Nsq, &topic, run)?;
     let outcome = exchange(args, publishers, publish.shares(total), consumer, &arrivals)?;
 
@@ -129,7 +133,7 @@ fn exchange(
         };
         let publishing = publishers.into_iter().zip(shares).enumerate().map(publish).collect();
         clock::sleep_until(measured_from, false);
-        let meter = Meter::start(args.server.pid);
+        let meter = Meter::start(&args.server.pid);
         let published = join_all(publishing);
         if published.is_err() {
             arrivals.stop();

@@ -25,6 +25,9 @@ use super::{
 pub(super) struct FlowArgs {
     #[command(flatten)]
     pub(super) server: ServerArgs,
+    /// Where the consumers connect, if not where messages are published: another node of the mesh
+    #[arg(long, value_name = "HOST:PORT")]
+    consume_from: Option<String>,
     #[command(flatten)]
     publish: PublishArgs,
     /// Topic; a new one unless it is given
@@ -64,7 +67,7 @@ pub(super) fn measure(args: &FlowArgs) -> Result<Report> {
     let messages = shares.iter().sum::<u64>() * u64::from(args.publish.batch);
     let channels = open_channels(args, &topic, run, messages)?;
     let publishers = args.publish.open(&args.server.nsqd_tcp_address, Protocol::Nsq, &topic, run)?;
-    let meter = Meter::start(args.server.pid)?;
+    let meter = Meter::start(&args.server.pid)?;
     let start = clock::now();
     let (published, consumed) = exchange(publishers, &shares, channels)?;
     let last = consumed.iter().flatten().filter_map(|consumed| consumed.last).max().unwrap_or(start);
@@ -87,7 +90,7 @@ fn open_channels(args: &FlowArgs, topic: &str, run: u32, messages: u64) -> Resul
             let arrivals = Arrivals::new(messages, args.idle_timeout);
             let channel = format!("bench-{number}");
             let open = |_| {
-                let address = &args.server.nsqd_tcp_address;
+                let address = args.consume_from.as_ref().unwrap_or(&args.server.nsqd_tcp_address);
                 Consumer::open(address, (topic, &channel), args.rdy, Some(run), &arrivals)
             };
             let consumers = (0..args.consumers).map(open).collect::<Result<_>>()?;

@@ -38,7 +38,7 @@ pub(super) struct IdleArgs {
 /// The server cannot be reached, refuses, or goes away.
 pub(super) fn measure(args: &IdleArgs) -> Result<Report> {
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{:08x}", clock::run_id()));
-    let meter = Meter::start(args.server.pid)?;
+    let meter = Meter::start(&args.server.pid)?;
     let start = clock::now();
     let mut ready = Vec::new();
     put_ready(&mut ready, args.rdy);

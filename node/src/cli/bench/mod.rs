@@ -85,9 +85,10 @@ struct ServerArgs {
     /// The server's address
     #[arg(long, default_value = "127.0.0.1:4150", value_name = "HOST:PORT")]
     nsqd_tcp_address: String,
-    /// The server's process, on this machine: adds its CPU time and memory to the result
+    /// The server's process, on this machine: adds its CPU time and memory to the result. Repeated for a mesh:
+    /// what all of them use
     #[arg(long, value_name = "PID")]
-    pid: Option<u32>,
+    pid: Vec<u32>,
     /// Prints the result as one line of JSON
     #[arg(long)]
     json: bool,

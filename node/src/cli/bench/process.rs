@@ -44,10 +44,20 @@ pub(super) struct Used {
     pub(super) rss_after: u64,
 }
 
-/// Watches the server, if its process id is known, and this process.
+impl Used {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            rss_before: self.rss_before + other.rss_before,
+            rss_after: self.rss_after + other.rss_after,
+        }
+    }
+}
+
+/// Watches the servers whose process ids are known, and this process.
 #[derive(Debug)]
 pub(super) struct Meter {
-    server: Option<(u32, Usage)>,
+    servers: Vec<(u32, Usage)>,
     client: Usage,
 }
 
@@ -56,12 +66,12 @@ impl Meter {
     ///
     /// # Errors
     /// As [`Usage::of`].
-    pub(super) fn start(server: Option<u32>) -> Result<Self> {
-        let server = server.map(|pid| Ok::<_, anyhow::Error>((pid, Usage::of(Some(pid))?))).transpose()?;
-        Ok(Self { server, client: Usage::of(None)? })
+    pub(super) fn start(servers: &[u32]) -> Result<Self> {
+        let servers = servers.iter().map(|&pid| Ok((pid, Usage::of(Some(pid))?))).collect::<Result<_>>()?;
+        Ok(Self { servers, client: Usage::of(None)? })
     }
 
-    /// What the server and this process have used since the start.
+    /// What the servers together and this process have used since the start.
     ///
     /// # Errors
     /// As [`Usage::of`]; above all when the server has died.
@@ -71,11 +81,12 @@ impl Meter {
             rss_before: before.rss,
             rss_after: after.rss,
         };
-        let server = match self.server {
-            Some((pid, before)) => Some(used(before, Usage::of(Some(pid))?)),
-            None => None,
-        };
-        Ok((server, used(self.client, Usage::of(None)?)))
+        let mut servers: Option<Used> = None;
+        for &(pid, before) in &self.servers {
+            let one = used(before, Usage::of(Some(pid))?);
+            servers = Some(servers.map_or(one, |sum| sum.plus(one)));
+        }
+        Ok((servers, used(self.client, Usage::of(None)?)))
     }
 }
 

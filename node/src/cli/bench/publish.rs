@@ -49,7 +49,7 @@ pub(super) fn measure(args: &PubArgs) -> Result<Report> {
     let mut publishers = args.publish.open(address, args.protocol, &args.topic, clock::run_id())?;
     // The protocols that can tell are asked before and after: all that is acknowledged must be there.
     let held_before = publishers[0].held()?;
-    let meter = Meter::start(args.server.pid)?;
+    let meter = Meter::start(&args.server.pid)?;
     let start = clock::now();
     let published = Published::total(publish_all(args, publishers, start)?);
     let seconds = published.last.saturating_duration_since(start).as_secs_f64();

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let meter = Meter::start(Some(std::process::id())).unwrap();
+        let meter = Meter::start(&[std::process::id()]).unwrap();
         Report::new("pub", "a test".to_owned(), (1_234_567, "message"), 0.5, &meter).unwrap()
     }
 
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn nothing_done_is_no_division_by_zero() {
-        let meter = Meter::start(None).unwrap();
+        let meter = Meter::start(&[]).unwrap();
         let report = Report::new("pub", String::new(), (0, "message"), 0.0, &meter).unwrap();
         assert_eq!((report.per_second, report.client_cpu_us), (0.0, 0.0));
     }

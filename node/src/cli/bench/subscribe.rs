@@ -51,7 +51,7 @@ pub(super) fn measure(args: &SubArgs) -> Result<Report> {
             Consumer::open(address, (&args.topic, &args.channel), args.rdy, None, &arrivals)
         })
         .collect::<Result<_>>()?;
-    let meter = Meter::start(args.server.pid)?;
+    let meter = Meter::start(&args.server.pid)?;
     let start = clock::now();
     let consumed = std::thread::scope(|scope| {
         let spawn = |consumer: Consumer| scope.spawn(move || consumer.drain(|_, _| ()));

@@ -10,7 +10,7 @@ use std::{
 
 use bruit_gossip::{Profile, TEXT_MAX};
 
-use crate::config::{Durability, DurabilityRule};
+use crate::config::{Durability, DurabilityRule, Relay};
 
 /// The port for gossip, where none is given.
 const GOSSIP_PORT: u16 = 4160;
@@ -49,6 +49,8 @@ pub(super) struct Rules;
 pub(super) struct LogLevel;
 /// `lan`, `wan` or `local`.
 pub(super) struct ProfileName;
+/// `auto` or `off`.
+pub(super) struct RelayMode;
 /// `host:port` of other nodes, several with commas; the port may be left out.
 pub(super) struct Peers;
 
@@ -307,6 +309,24 @@ impl Form<Profile> for ProfileName {
     }
 }
 
+impl Form<Relay> for RelayMode {
+    fn parse(text: &str) -> Result<Relay, String> {
+        match text {
+            "auto" => Ok(Relay::Auto),
+            "off" => Ok(Relay::Off),
+            _ => Err("is no way to relay: write auto or off".to_owned()),
+        }
+    }
+
+    fn show(value: &Relay) -> String {
+        match value {
+            Relay::Auto => "auto",
+            Relay::Off => "off",
+        }
+        .to_owned()
+    }
+}
+
 impl Form<Vec<String>> for Peers {
     fn parse(text: &str) -> Result<Vec<String>, String> {
         parts(text).map(|part| peer(part).ok_or_else(|| not_a_peer(part))).collect()
@@ -489,5 +509,7 @@ mod tests {
         refuses(Peers, &["a,b:x"], "\"b:x\" is no address of a node: write host:port");
         reads(ProfileName, &[("lan", Profile::Lan), ("wan", Profile::Wan), ("local", Profile::Local)]);
         refuses(ProfileName, &["", "LAN"], "lan, wan or local");
+        reads(RelayMode, &[("auto", Relay::Auto), ("off", Relay::Off)]);
+        refuses(RelayMode, &["", "on"], "auto or off");
     }
 }

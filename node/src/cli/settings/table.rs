@@ -7,7 +7,7 @@ use bruit_gossip::Secret;
 use super::{
     form::{
         Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, Peers, PortOrSame,
-        ProfileName, Rules, Size, Text, Texts,
+        ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
 };
@@ -194,6 +194,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         effect: Effect::Secret { read: mesh::parse_secret, show: |_| "(hidden)".to_owned() } },
     applied!("gossip-profile", "NAME", ProfileName, One, mesh.profile,
         "How quick the network is: lan, wan, or local for nodes on one machine"),
+    applied!("relay", "MODE", RelayMode, One, relay,
+        "auto: consumers here get what every node of the mesh holds; off: what this node holds, as from nsqd"),
     pki!("mesh-ca-file", ca, "Authorities of your own for QUIC, PEM, instead of certificates from the secret"),
     pki!("mesh-cert-file", cert, "This node's certificate from such an authority, PEM, with its chain"),
     pki!("mesh-key-file", key, "The key to --mesh-cert-file, PEM"),
