@@ -6,6 +6,7 @@
 //! [`mesh`]; what they hold comes through the [`relay`]. [`cli`] is everything that a person types.
 
 pub mod broker;
+mod certificates;
 pub mod cli;
 mod client;
 mod config;
@@ -14,6 +15,7 @@ pub mod env;
 mod exit;
 mod http;
 pub mod journal;
+mod layers;
 mod mesh;
 mod relay;
 mod rising;
@@ -23,11 +25,13 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
+pub use self::certificates::TlsError;
 pub use self::config::{
-    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki, Relay,
+    ClientAuth, Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
+    Relay, Reload, TlsConfig, TlsRequired, TlsVersion,
 };
 pub use self::data::DataError;
-pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
+pub use self::mesh::{KeysError, MeshError, MeshReady};
 use self::{
     broker::{Broker, Opening, Place, Tasks},
     client::ServerFacts,
@@ -35,6 +39,7 @@ use self::{
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
+    layers::Doorkeeper,
     mesh::MeshHandle,
     relay::Relays,
 };
@@ -51,6 +56,8 @@ pub struct Ready {
     pub tcp_address: SocketAddr,
     /// Where HTTP is served, if it is.
     pub http_address: Option<SocketAddr>,
+    /// Where HTTPS is served, if it is.
+    pub https_address: Option<SocketAddr>,
     /// Where nsqlookupd's HTTP API is served by itself, if it is.
     pub lookup_http_address: Option<SocketAddr>,
     /// The node's id, for life.
@@ -72,6 +79,9 @@ pub enum RunError {
     /// The journal in it cannot be used.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The certificates for clients cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The node cannot take part in the mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -82,7 +92,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// `tcp`, `http` or `lookupd-http`.
+        /// `tcp`, `http`, `https` or `lookupd-http`.
         flag: &'static str,
         /// What the operating system said.
         error: io::Error,
@@ -115,6 +125,10 @@ pub async fn run(
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
     let http = listen_http(&env, config.http_address, "http").await?;
+    let doorkeeper = Doorkeeper::open(&config.tls, &env).await?;
+    let https_address = config.https_address.filter(|_| doorkeeper.is_some());
+    let https = listen_http(&env, https_address, "https").await?;
+    let https_address = https.as_ref().and_then(|listener| listener.local_addr().ok());
     let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
     let opening = Opening {
         env: env.clone(),
@@ -141,23 +155,37 @@ pub async fn run(
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
     let state = http_state(&config, &env, &broker, mesh, &relays, ports);
-    let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
+    let plain = match config.tls.required {
+        TlsRequired::Everywhere => {
+            Face::Refusing { https_port: https_address.map_or(0, |address| address.port()) }
+        }
+        TlsRequired::No | TlsRequired::TcpOnly => Face::Node,
+    };
+    let https = doorkeeper.as_ref().and_then(|keeper| Some((https?, Arc::clone(keeper))));
+    let (https, secure) = https.unzip();
+    let faces = [(http, Some(plain)), (https, secure.map(Face::Secure)), (lookup_http, Some(Face::Lookup))];
     let served: Vec<_> = faces
         .into_iter()
         .filter_map(|(listener, face)| {
-            Some(serve_http(&env, state.clone(), listener?, face, exiting.clone()))
+            Some(serve_http(&env, state.clone(), listener?, face?, exiting.clone()))
         })
         .collect();
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
         place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
+        doorkeeper: doorkeeper.clone(),
+        tls_required: config.tls.required != TlsRequired::No,
     });
+    if let Some(doorkeeper) = doorkeeper {
+        env.background.spawn(Box::pin(layers::keep_up(doorkeeper, config.reload.clone(), exiting.clone())));
+    }
     let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
     env.spawn.spawn(Box::pin(clients));
     ready(&Ready {
         tcp_address,
         http_address,
+        https_address,
         lookup_http_address,
         node_id,
         took: began.elapsed(),

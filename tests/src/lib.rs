@@ -6,6 +6,7 @@
 //! - [`command`](mod@command): the binary as a command that runs and ends.
 //! - [`Node`]: a running node on free ports and a directory of its own; killed when dropped.
 //! - [`Client`]: a send/expect script over one TCP connection.
+//! - [`Packing`] and [`certificates`]: what a client puts around that, and what it trusts.
 //! - [`Http`]: requests whose exact status, headers and body are looked at.
 //! - [`wait`]: patience, and waiting for a condition instead of for a time.
 //! - [`load`]: publishers that remember what was acknowledged, and the drain that looks for it.
@@ -16,10 +17,12 @@
 //! Everything here panics when it is disappointed: a panic is how a test fails.
 
 pub mod binary;
+pub mod certificates;
 mod client;
 pub mod command;
 pub mod datagrams;
 mod http;
+mod layers;
 pub mod load;
 pub mod mesh;
 mod node;
@@ -28,5 +31,6 @@ pub mod wait;
 
 pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
+pub use layers::{Packing, SNAPPY_IDENTIFIER};
 pub use mesh::Mesh;
 pub use node::{Node, Options};

@@ -15,7 +15,7 @@ use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInit
 
 use super::settings::{Flags, Settings, log_level};
 use crate::{
-    Durability, Limits, MeshReady, Ready, config::JournalConfig, env::real, journal::RecoveryReport,
+    Durability, Limits, MeshReady, Ready, Reload, config::JournalConfig, env::real, journal::RecoveryReport,
 };
 
 /// How long file operations may take to end after the node has stopped.
@@ -54,6 +54,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let data_plane =
         Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let stopping = watch_signals(&background).context("cannot listen to signals")?;
+
+    watch_reload(&background, settings.config.reload.clone()).context("cannot listen to signals")?;
 
     let env = real::env(data_plane.handle().clone(), background.handle().clone());
     let (data, journal) = (settings.config.data_path.display().to_string(), settings.config.journal.clone());
@@ -137,6 +139,19 @@ pub(super) fn watch_signals(background: &Runtime) -> std::io::Result<oneshot::Re
     Ok(stopping)
 }
 
+/// Passes SIGHUP on as word to read certificates again. Without it the signal would end the process.
+fn watch_reload(background: &Runtime, reload: Reload) -> std::io::Result<()> {
+    let _context = background.enter();
+    let mut hang_up = signal(SignalKind::hangup())?;
+    background.spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading again what can be read again");
+            reload.ask();
+        }
+    });
+    Ok(())
+}
+
 /// What a user wants to see at the start. The lines of the addresses are those of nsqd, which scripts wait
 /// for; all are written at once, so that a script that has seen one has seen all.
 fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
@@ -152,6 +167,9 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         Some(address) => writeln!(banner, "HTTP: listening on {address}"),
         None => writeln!(banner, "HTTP: off"),
     };
+    if let Some(address) = ready.https_address {
+        let _ = writeln!(banner, "HTTPS: listening on {address}");
+    }
     if let Some(address) = ready.lookup_http_address {
         let _ = writeln!(banner, "lookup: nsqlookupd's HTTP on {address}");
     }

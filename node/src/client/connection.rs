@@ -27,6 +27,7 @@ use super::{
     deadlines::{Deadlines, Due},
     outbox::Outbox,
     session::{ServerFacts, Session},
+    upgrade::Upgrade,
 };
 use crate::{
     broker::{Broker, Channel, Client, Ticket, Topic, Want, millis},
@@ -82,6 +83,7 @@ pub(super) struct Connection {
     pub(super) facts: Arc<ServerFacts>,
     pub(super) session: Session,
     pub(super) conn: Conn,
+    pub(super) upgrade: Upgrade,
     pub(super) decoder: Decoder,
     pub(super) opened: bool,
     /// The part of a command that came so far, or commands that wait for room.
@@ -128,6 +130,7 @@ pub(super) async fn run(
         facts,
         session,
         conn,
+        upgrade: Upgrade::None,
         decoder: Decoder::new(),
         opened: false,
         input: BytesMut::new(),
@@ -172,6 +175,7 @@ impl Connection {
             progressed |= !self.ending && self.deliver();
             let Ok(wrote) = self.write(cx) else { return Poll::Ready(Err(())) };
             progressed |= wrote;
+            progressed |= self.upgrade.is_some() && self.advance_upgrade();
             if !progressed {
                 break;
             }
@@ -182,7 +186,7 @@ impl Connection {
             }
         }
         self.count_published();
-        if self.ending && self.outbox.bytes() == 0 && self.outbox.owed() == 0 {
+        if self.ending && !self.outbox.waits() && self.outbox.owed() == 0 {
             return Poll::Ready(Ok(End::Linger));
         }
         self.check_time(cx)
@@ -190,7 +194,7 @@ impl Connection {
 
     /// Reads once, and takes the commands that came. Returns whether anything has happened.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        if self.is_stuffed() {
+        if self.is_stuffed() || self.upgrade.holds_reading() {
             return Ok(false);
         }
         if std::mem::take(&mut self.blocked) {
@@ -208,9 +212,13 @@ impl Connection {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.conn.reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Ready(Err(_)) => return self.broken(),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return self.hung_up(),
                 Poll::Ready(Ok(())) => {}
+            }
+            if self.upgrade.is_some() {
+                // What can be read shows that the handshake has ended.
+                self.advance_upgrade();
             }
             if self.input.is_empty() {
                 let taken = self.take_commands(buffer.filled());
@@ -337,7 +345,7 @@ impl Connection {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        if self.outbox.bytes() == 0 {
+        if !self.outbox.waits() {
             return Ok(false);
         }
         let wrote = match self.outbox.poll_write(cx, &mut *self.conn.writer) {
@@ -345,7 +353,7 @@ impl Connection {
             Poll::Ready(Err(_)) => return Err(()),
             Poll::Pending => false,
         };
-        let waits = self.outbox.bytes() > 0;
+        let waits = self.outbox.waits();
         if waits || wrote {
             self.deadlines.output(Instant::now(), waits, wrote);
         }

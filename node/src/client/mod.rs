@@ -2,7 +2,7 @@
 //!
 //! [`session`] is what a connection has negotiated and where it stands (pure); [`connection`] is its one
 //! task, which reads, delivers and writes; [`commands`] is what each command does to it; [`outbox`] holds what goes to the socket and
-//! [`deadlines`] when it is given up; [`listener`] accepts.
+//! [`deadlines`] when it is given up; [`upgrade`] puts TLS and compression around it; [`listener`] accepts.
 
 mod commands;
 mod connection;
@@ -10,5 +10,6 @@ mod deadlines;
 mod listener;
 mod outbox;
 mod session;
+mod upgrade;
 
 pub(crate) use self::{listener::serve, session::ServerFacts};

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     env::{Conn, Listener, Spawn},
     exit::Exiting,
+    layers::{Doorkeeper, Stack, wrap},
 };
 
 /// Connections at once. Further ones are closed as they come, which a client sees at once; waiting would
@@ -38,10 +39,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// Which API a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Face {
     /// All of it.
     Node,
+    /// A refusal for every request, with the port where HTTPS is served: all of it is for those who come by TLS.
+    Refusing {
+        /// 0 if there is none.
+        https_port: u16,
+    },
+    /// All of it, inside of TLS.
+    Secure(Arc<Doorkeeper>),
     /// nsqlookupd's alone.
     Lookup,
 }
@@ -57,19 +65,25 @@ pub(super) struct Asker(pub(super) SocketAddr);
 /// sockets belong to it.
 pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: Face, shutdown: Exiting) {
     let background = Arc::clone(&state.env.background);
+    let doorkeeper = match &face {
+        Face::Secure(doorkeeper) => Some(Arc::clone(doorkeeper)),
+        Face::Node | Face::Refusing { .. } | Face::Lookup => None,
+    };
     let app = Arc::new(match face {
-        Face::Node => app(state),
+        Face::Node | Face::Secure(_) => app(state),
+        Face::Refusing { https_port } => app(state).refusing(https_port),
         Face::Lookup => lookup_app(state),
     });
     let service = service_fn(move |request: Request<Incoming>| {
         let app = Arc::clone(&app);
         async move { Ok(app.answer(request.map(Body::new)).await) }
     });
-    serve_with(listener, service, &*background, shutdown).await;
+    serve_with(listener, doorkeeper, service, &*background, shutdown).await;
 }
 
 async fn serve_with<S, F>(
     mut listener: Box<dyn Listener>,
+    doorkeeper: Option<Arc<Doorkeeper>>,
     service: S,
     background: &dyn Spawn,
     shutdown: Exiting,
@@ -97,6 +111,7 @@ async fn serve_with<S, F>(
             tracing::debug!(%peer, limit = CONNECTIONS_MAX, "too many HTTP connections, this one is closed");
             continue;
         };
+        let Some(conn) = secured(conn, doorkeeper.as_deref()) else { continue };
         let (service, shutdown) = (service.clone(), shutdown.clone());
         background.spawn(Box::pin(async move {
             converse(conn, peer, service, shutdown).await;
@@ -107,6 +122,19 @@ async fn serve_with<S, F>(
     // All slots are free when the last connection has ended.
     if timeout(FAREWELL_MAX, slots.acquire_many(CONNECTIONS_MAX)).await.is_err() {
         tracing::warn!("HTTP requests are still under way; stopping without them");
+    }
+}
+
+/// The connection as requests come over it: inside of TLS where there is a doorkeeper. The handshake is made when
+/// the first request is read, and has a time limit of its own.
+fn secured(conn: Conn, doorkeeper: Option<&Doorkeeper>) -> Option<Conn> {
+    let Some(doorkeeper) = doorkeeper else { return Some(conn) };
+    match doorkeeper.handshake() {
+        Ok(tls) => Some(wrap(conn, Stack::tls(tls)).0),
+        Err(why) => {
+            tracing::warn!("an HTTPS connection cannot be served: {why}");
+            None
+        }
     }
 }
 
@@ -219,7 +247,7 @@ mod tests {
                 }
             });
             TokioSpawn.spawn(Box::pin(async move {
-                serve_with(Box::new(Door(conns)), service, &TokioSpawn, shutdown).await;
+                serve_with(Box::new(Door(conns)), None, service, &TokioSpawn, shutdown).await;
                 let _ = end.send(());
             }));
             Self { door, stop, ended }

@@ -66,9 +66,8 @@ impl Unpacker {
     }
 
     pub(super) fn unpack(&mut self, input: &[u8], out: &mut [u8]) -> Result<Unpacked, Corrupt> {
-        if self.broken || (self.ended && !input.is_empty()) {
-            self.broken = true;
-            return Err(Corrupt("deflate: damaged, or bytes behind the end of the stream"));
+        if self.broken {
+            return Err(Corrupt("deflate: damaged"));
         }
         let mut done = Unpacked::default();
         while !self.ended {
@@ -90,6 +89,10 @@ impl Unpacker {
             if consumed + produced == 0 {
                 break;
             }
+        }
+        if self.ended && done.consumed < input.len() {
+            self.broken = true;
+            return Err(Corrupt("deflate: bytes behind the end of the stream"));
         }
         Ok(done)
     }

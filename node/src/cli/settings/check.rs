@@ -6,7 +6,7 @@ use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
 
 use super::{
     form::{Form, GoDuration, Size},
-    mesh,
+    mesh, tls,
 };
 use crate::{
     config::{Config, JournalConfig, Limits},
@@ -32,6 +32,7 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     sizes(&config.limits, &mut problems);
     times(&config.limits, &mut problems);
     journal(&config.journal, &mut problems);
+    tls::check(config, &mut problems);
     problems
 }
 
@@ -40,6 +41,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         ("--tcp-address", Some(config.tcp_address)),
         ("--http-address", config.http_address),
         ("--lookupd-http-address", config.mesh.lookupd_http_address),
+        ("--https-address", config.https_address.filter(|_| config.tls.is_on())),
     ];
     for (place, (flag, address)) in listeners.iter().enumerate() {
         let taken = address.filter(|address| address.port() != 0);

@@ -10,6 +10,7 @@ mod file;
 mod form;
 mod mesh;
 mod table;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -187,6 +188,7 @@ fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsEr
     }
     config.mesh.secret = mesh::choose_secret(secrets)?;
     settle(&mut config, texts, warnings);
+    tls::settle(&mut config.tls, |name| texts.contains_key(name));
     mesh::settle(&mut config.mesh, |name| texts.contains_key(name));
     Ok(config)
 }
@@ -361,7 +363,7 @@ mod tests {
     #[test]
     fn flags_of_nsqd_without_effect_are_accepted_and_say_so() {
         let settings =
-            resolve(&["--sync-every=1", "--snappy=false", "--lookupd-tcp-address=a:4160"], &[]).unwrap();
+            resolve(&["--sync-every=1", "--node-id=7", "--lookupd-tcp-address=a:4160"], &[]).unwrap();
         assert_eq!(settings.warnings.len(), 3);
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
@@ -376,9 +378,6 @@ mod tests {
 
     #[test]
     fn protection_that_cannot_be_given_stops_the_start() {
-        for flag in ["--tls-required", "--tls-required=tcp-https", "--tls-client-auth-policy=require"] {
-            refusal(&[flag], "put a TLS proxy in front");
-        }
         refusal(&["--auth-http-address=127.0.0.1:4181"], "cannot ask an authorisation server");
         refusal(&["--tls-required=maybe"], "is neither true nor false");
         assert!(resolve(&["--tls-required=false", "--auth-http-address="], &[]).unwrap().warnings.is_empty());

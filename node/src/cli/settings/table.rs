@@ -10,6 +10,7 @@ use super::{
         ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
+    tls::{FileOrNone, OnOff, Policy, Required, Version},
 };
 use crate::config::{Config, Pki};
 
@@ -149,14 +150,10 @@ const IDENTITY: &str = "a node draws its id once and keeps it in its data direct
 const STATSD: &str = "nothing is sent to statsd; /stats has the figures";
 const LOOKUPD: &str = "nodes find each other by gossip (name one of them with --join), and any node's HTTP address \
                        answers as nsqlookupd's does";
-const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
-const COMPRESSION: &str = "compression is not offered; clients go on without it";
 const LATENCY: &str = "end-to-end latency is not kept";
 const OUTBOUND: &str = "this node makes no HTTP requests";
 const AUTH: &str = "leave it out and let a firewall or a proxy decide who may connect; this node cannot ask an \
                     authorisation server, and would let everyone in";
-const TLS: &str = "leave it out and put a TLS proxy in front; this node serves clear text only, and would not \
-                   protect what you meant to protect";
 
 /// The settings, in the order of `--help` and `config show`.
 #[rustfmt::skip] // A table reads by rows.
@@ -214,6 +211,22 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Publishes are refused while the disk has less room than this"),
     applied!("finish-delay", "TIME", GoDuration, Duration, journal.finish_delay,
         "How long a FIN waits to be written with others; a crash within it delivers again"),
+    applied!("tls-cert", "FILE", FileOrNone, One, tls.cert,
+        "Certificate (PEM, with its chain) for TLS and HTTPS; SIGHUP reads it again"),
+    applied!("tls-key", "FILE", FileOrNone, One, tls.key, "The key to it (PEM)"),
+    applied!("https-address", "ADDRESS", AddressOrOff, One, https_address,
+        "Where HTTPS is served, given a certificate; empty turns it off"),
+    applied!("tls-required", "HOW", Required, Switch, tls.required,
+        "true: nothing without TLS; tcp-https: plain HTTP stays open; false"),
+    applied!("tls-client-auth-policy", "POLICY", Policy, One, tls.client_auth,
+        "Certificates of clients: require (any) or require-verify. Implies --tls-required"),
+    applied!("tls-root-ca-file", "FILE", FileOrNone, One, tls.root_ca,
+        "Authorities for require-verify (PEM); the system's unless given"),
+    applied!("tls-min-version", "VERSION", Version, One, tls.min_version, "tls1.2 or tls1.3"),
+    applied!("snappy", "BOOL", OnOff, Switch, limits.snappy, "Clients may have snappy"),
+    applied!("deflate", "BOOL", OnOff, Switch, limits.deflate, "Clients may have deflate"),
+    applied!("max-deflate-level", "N", Count, One, limits.max_deflate_level,
+        "Highest level of deflate, 1 to 9"),
     applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
     applied!("max-topics", "N", Count, One, limits.max_topics, "Topics; one more is refused"),
@@ -248,17 +261,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     applied!("mem-queue-size", "N", Count, One, limits.mem_queue_size,
         "Messages that an #ephemeral topic or channel keeps; the others are on disk and have no such limit"),
     refused("auth-http-address", Shape::Many, AUTH).with_file_key("auth_http_addresses"),
-    refused("tls-required", Shape::Switch, TLS),
-    refused("tls-client-auth-policy", Shape::One, TLS),
     ignored("auth-http-request-method", Shape::One, "no authorisation server is asked"),
-    ignored("tls-cert", Shape::One, CLEAR_TEXT),
-    ignored("tls-key", Shape::One, CLEAR_TEXT),
-    ignored("tls-min-version", Shape::One, CLEAR_TEXT),
-    ignored("tls-root-ca-file", Shape::One, CLEAR_TEXT),
-    ignored("https-address", Shape::One, CLEAR_TEXT),
-    ignored("deflate", Shape::Switch, COMPRESSION),
-    ignored("max-deflate-level", Shape::One, COMPRESSION),
-    ignored("snappy", Shape::Switch, COMPRESSION),
     ignored("sync-every", Shape::One, SYNCED),
     ignored("sync-timeout", Shape::Duration, SYNCED),
     ignored("max-bytes-per-file", Shape::One, SEGMENTS),
