@@ -227,8 +227,11 @@ impl<'a> Guest<'a> {
         let mut credit = account.limit - account.sent;
         let mut taken = 0;
         let woken = std::mem::replace(&mut account.waited, client.is_waiting()) && !account.waited;
-        if credit > 0 && !account.waited {
+        if credit > 0 {
+            // Also while it still waits from when it had credit before: it is preferred again.
             client.set_able(true);
+        }
+        if credit > 0 && !account.waited {
             let timeout = account.timeout.saturating_add(GRACE);
             let want = Want { client: client.id, messages: credit, bytes: BATCH, timeout, sample: None };
             taken = self.channel.take(client, want, frames);
