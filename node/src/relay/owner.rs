@@ -58,7 +58,8 @@ struct Guest<'a> {
 /// The link broke, or the peer sent what cannot be.
 pub(super) async fn serve(relays: &Relays, from: NodeId, mut stream: PeerStream) -> io::Result<()> {
     let open = Open::parse(&stream.recv(OPEN_MAX).await?).map_err(io::Error::other)?;
-    let (mut send, recv) = stream.into_halves();
+    let (mut send, recv, connection) = stream.into_halves();
+    let _watch = relays.pulses.watch(&connection);
     let Some(guest) = Guest::admit(relays, from, &open) else {
         send.write_all(&bytes_of(Tell::Absent)).await?;
         // Dropping the stream ends it; what was written is still sent.
