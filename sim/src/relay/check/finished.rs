@@ -47,7 +47,7 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
 /// How a second delivery breaks the promise, if it does.
 fn broken(ledger: &Ledger<'_>, first: &Delivery, finish: &Answer, again: &Delivery) -> Option<&'static str> {
     let arrived = finish.at + PASSED_ON;
-    if is_stale(ledger, first, again) {
+    if ledger.is_stale(first, again) {
         return None;
     }
     if !ledger.held_together(first.owner, first.node, first.at, arrived.min(again.at)) {
@@ -61,13 +61,6 @@ fn broken(ledger: &Ledger<'_>, first: &Delivery, finish: &Answer, again: &Delive
     ledger
         .was_kept(first.owner, owners_process, finish.at + FINISH_WINDOW)
         .then_some("a later process, although it was kept")
-}
-
-/// Whether a delivery may be a copy that was on its way before the other one: its owner gave it to somebody
-/// else when the link was lost, and the relay had not noticed yet. The owner has counted one attempt more since.
-fn is_stale(ledger: &Ledger<'_>, first: &Delivery, again: &Delivery) -> bool {
-    let counted = again.attempts < first.attempts;
-    counted && again.node != first.owner && !ledger.held_together(first.owner, again.node, first.at, again.at)
 }
 
 /// The FIN of a delivery, when it arrived in time and nothing speaks against it.
