@@ -31,7 +31,7 @@ pub(crate) struct Layers {
 
 enum Codec {
     Snappy { waiting: Vec<u8> },
-    Deflate { compress: Compress, decompress: Decompress },
+    Deflate { compress: Box<Compress>, decompress: Box<Decompress> },
 }
 
 impl std::fmt::Debug for Layers {
@@ -52,8 +52,8 @@ impl Layers {
             Packing::None => None,
             Packing::Snappy => Some(Codec::Snappy { waiting: Vec::new() }),
             Packing::Deflate => Some(Codec::Deflate {
-                compress: Compress::new(Compression::fast(), false),
-                decompress: Decompress::new(false),
+                compress: Box::new(Compress::new(Compression::fast(), false)),
+                decompress: Box::new(Decompress::new(false)),
             }),
         };
     }

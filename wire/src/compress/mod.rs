@@ -40,7 +40,7 @@ pub struct Packer(PackerKind);
 
 #[derive(Debug)]
 enum PackerKind {
-    Snappy(snappy::Packer),
+    Snappy(Box<snappy::Packer>),
     Deflate(deflate::Packer),
 }
 
@@ -49,7 +49,7 @@ impl Packer {
     #[must_use]
     pub fn new(compression: Compression) -> Self {
         Self(match compression {
-            Compression::Snappy => PackerKind::Snappy(snappy::Packer::new()),
+            Compression::Snappy => PackerKind::Snappy(Box::new(snappy::Packer::new())),
             Compression::Deflate { level } => PackerKind::Deflate(deflate::Packer::new(level)),
         })
     }

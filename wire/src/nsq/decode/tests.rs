@@ -23,7 +23,8 @@ const INSECURE: Rules = Rules { phase: Phase::Insecure, ..RULES };
 fn without_the_tls_that_is_insisted_on_nothing_but_identify_is_heard() {
     for line in ["NOP", "PUB t", "PUB", "SUB t c", "RDY 1", "FIN 0123456789abcdef", "CLS", "AUTH", "what", ""]
     {
-        let refused = Decoder::new().decode(format!("{line}\n").as_bytes(), &INSECURE);
+        let input = format!("{line}\n");
+        let refused = Decoder::new().decode(input.as_bytes(), &INSECURE);
         let word = line.split(' ').next().unwrap();
         let text = format!("E_INVALID cannot {word} in current state (TLS required)");
         assert_eq!(refused.unwrap_err().to_string(), text);
