@@ -19,6 +19,7 @@ mod layers;
 mod mesh;
 mod relay;
 mod rising;
+mod web;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -39,9 +40,9 @@ use self::{
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
-    layers::Doorkeeper,
     mesh::MeshHandle,
     relay::Relays,
+    web::Web,
 };
 
 /// How long connections get to close when the node stops.
@@ -124,12 +125,9 @@ pub async fn run(
     let (exit, exiting) = exit::channel();
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
-    let http = listen_http(&env, config.http_address, "http").await?;
-    let doorkeeper = Doorkeeper::open(&config.tls, &env).await?;
-    let https_address = config.https_address.filter(|_| doorkeeper.is_some());
-    let https = listen_http(&env, https_address, "https").await?;
-    let https_address = https.as_ref().and_then(|listener| listener.local_addr().ok());
-    let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
+    let web = Web::open(&config, &env).await?;
+    let (http_address, https_address) = (web.http_address(), web.https_address());
+    let lookup_http_address = web.lookup_http_address();
     let opening = Opening {
         env: env.clone(),
         dir: config.data_path.clone(),
@@ -139,7 +137,6 @@ pub async fn run(
     };
     let (commit_exit, commit_exiting) = exit::channel();
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
-    let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let joining = mesh::Opening {
         config: &config,
         env: &env,
@@ -151,25 +148,11 @@ pub async fn run(
     let mesh::Started { handle: mesh, ready: mesh_ready, broadcast_addresses, ended: parted } =
         mesh::start(joining, &exiting).await?;
     config.broadcast_addresses = broadcast_addresses;
-    let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
     let state = http_state(&config, &env, &broker, mesh, &relays, ports);
-    let plain = match config.tls.required {
-        TlsRequired::Everywhere => {
-            Face::Refusing { https_port: https_address.map_or(0, |address| address.port()) }
-        }
-        TlsRequired::No | TlsRequired::TcpOnly => Face::Node,
-    };
-    let https = doorkeeper.as_ref().and_then(|keeper| Some((https?, Arc::clone(keeper))));
-    let (https, secure) = https.unzip();
-    let faces = [(http, Some(plain)), (https, secure.map(Face::Secure)), (lookup_http, Some(Face::Lookup))];
-    let served: Vec<_> = faces
-        .into_iter()
-        .filter_map(|(listener, face)| {
-            Some(serve_http(&env, state.clone(), listener?, face?, exiting.clone()))
-        })
-        .collect();
+    let doorkeeper = web.doorkeeper.clone();
+    let served = web.serve(&env, &state, config.tls.required, &exiting);
     let facts = Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,

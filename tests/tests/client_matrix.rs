@@ -5,9 +5,10 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use bruit_tests::{Node, certificates::Authority, command::run, tree};
+use bruit_tests::{Node, certificates::Authority, command::run, tree, wait};
 
 /// The columns: what lies between a client and the socket, and finding the node by a lookup.
 const TRANSPORTS: [&str; 7] = ["plain", "lookup", "tls", "snappy", "deflate", "tls+snappy", "tls+deflate"];
@@ -19,27 +20,43 @@ struct Library {
     home: &'static str,
     program: &'static str,
     cannot: &'static [(&'static str, &'static str)],
+    /// What its cells do not show.
+    note: &'static str,
 }
 
 const NO_LAYERS: [&str; 5] = ["tls", "snappy", "deflate", "tls+snappy", "tls+deflate"];
 
 const LIBRARIES: [Library; 6] = [
-    Library { name: "pynsq", home: "py", program: "with_pynsq.py", cannot: &[] },
-    Library { name: "gnsq", home: "py", program: "with_gnsq.py", cannot: &[] },
+    Library { name: "pynsq", home: "py", program: "with_pynsq.py", cannot: &[], note: "" },
+    Library {
+        name: "gnsq",
+        home: "py",
+        program: "with_gnsq.py",
+        cannot: &[],
+        note: "gnsq: only its consumer can use TLS and compression, its producer ends with a KeyError; it publishes in clear text",
+    },
     Library {
         name: "ansq",
         home: "py",
         program: "with_ansq.py",
         cannot: &[("*", "it has neither TLS nor compression (NotImplementedError)")],
+        note: "",
     },
-    Library { name: "nsqjs", home: "js", program: "with_nsqjs.js", cannot: &[] },
+    Library { name: "nsqjs", home: "js", program: "with_nsqjs.js", cannot: &[], note: "" },
     Library {
         name: "squeaky",
         home: "js",
         program: "with_squeaky.js",
         cannot: &[("*", "it has neither TLS nor compression (its README says so)")],
+        note: "",
     },
-    Library { name: "tokio-nsq", home: "rust", program: "bruit-rust-client", cannot: &[] },
+    Library {
+        name: "tokio-nsq",
+        home: "rust",
+        program: "bruit-rust-client",
+        cannot: &[],
+        note: "tokio-nsq: its TLS takes any certificate by default, as here",
+    },
 ];
 
 impl Library {
@@ -68,9 +85,20 @@ impl Library {
         command.arg(node.tcp_address().to_string()).arg(node.http_address().to_string());
         command.args([topic.as_str(), transport]).arg(ca);
         command.env("NODE_PATH", installed.join("js/node_modules")).env("NODE_EXTRA_CA_CERTS", ca);
-        let ended = run(command, b"");
+        let (ended, seen) = std::thread::scope(|scope| {
+            let running = scope.spawn(|| run(command, b""));
+            let mut seen = false;
+            while !running.is_finished() {
+                seen = seen || consumes_over(node, &topic, transport);
+                wait::pause(Duration::from_millis(20));
+            }
+            (running.join().expect("running a program does not panic"), seen)
+        });
         if ended.code != Some(0) {
             return Err(format!("{}\n{}", ended.stdout, ended.stderr));
+        }
+        if !seen {
+            return Err("the node has not seen a consumer that comes over this".to_owned());
         }
         let stats = node.channel_stats(&topic, "test").ok_or("there is no channel")?;
         let (sent, requeued) = (&stats["message_count"], &stats["requeue_count"]);
@@ -87,6 +115,17 @@ impl Library {
         let note = installed.join(format!("{}.missing", self.name));
         std::fs::read_to_string(note).ok().map(|why| why.trim().to_owned())
     }
+}
+
+/// Whether a consumer is there now whose connection has exactly these layers: a library that is not given what it
+/// asked for may go on without.
+fn consumes_over(node: &Node, topic: &str, transport: &str) -> bool {
+    let Some(stats) = node.channel_stats(topic, "test") else { return false };
+    let has =
+        |client: &serde_json::Value, layer| client[layer] == transport.split('+').any(|part| part == layer);
+    let Some(clients) = stats["clients"].as_array() else { return false };
+    !clients.is_empty()
+        && clients.iter().all(|client| ["tls", "snappy", "deflate"].iter().all(|layer| has(client, layer)))
 }
 
 /// Installs the libraries below the target directory; returns that and where they are.
@@ -164,6 +203,9 @@ fn table(rows: &[Vec<Cell>]) -> String {
         }
     }
     table.push('\n');
+    notes.extend(
+        LIBRARIES.iter().filter(|library| !library.note.is_empty()).map(|library| library.note.to_owned()),
+    );
     for note in notes {
         let _ = writeln!(table, "{note}");
     }

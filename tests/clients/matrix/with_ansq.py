@@ -16,7 +16,6 @@ async def consume():
     else:
         where = {"nsqd_tcp_addresses": [tcp]}
     reader = await ansq.create_reader(topic=topic, channel="test", **where)
-    await reader.set_max_in_flight(20)
     async for message in reader.messages():
         body = message.body
         attempts[body] = attempts.get(body, 0) + 1
