@@ -121,8 +121,9 @@ impl Library {
 /// asked for may go on without.
 fn consumes_over(node: &Node, topic: &str, transport: &str) -> bool {
     let Some(stats) = node.channel_stats(topic, "test") else { return false };
-    let has =
-        |client: &serde_json::Value, layer| client[layer] == transport.split('+').any(|part| part == layer);
+    let has = |client: &serde_json::Value, layer: &str| {
+        client[layer] == transport.split('+').any(|part| part == layer)
+    };
     let Some(clients) = stats["clients"].as_array() else { return false };
     !clients.is_empty()
         && clients.iter().all(|client| ["tls", "snappy", "deflate"].iter().all(|layer| has(client, layer)))
