@@ -239,3 +239,6 @@ impl AsyncWrite for Writer {
         self.0.0.lock().poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(tls: Option<ClientConnection>, compression: Option<Compression>) -> Self {
+    fn new(mut tls: Option<ClientConnection>, compression: Option<Compression>) -> Self {
+        if let Some(tls) = &mut tls {
+            tls.set_buffer_limit(None);
+        }
         let packing = compression.map(|how| (Packer::new(how), Unpacker::new(how)));
         Self { greeted: tls.is_none(), tls, packing, plain: Vec::new() }
     }
