@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bruit_gossip::{Profile, Secret};
 use bruit_wire::TopicName;
 
+use crate::auth::AuthConfig;
+
 /// Everything that one node needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -35,6 +37,12 @@ pub struct Config {
     pub limits: Limits,
     /// How messages are kept.
     pub journal: JournalConfig,
+    /// Which latencies are kept.
+    pub latency: LatencyConfig,
+    /// What statsd is told.
+    pub statsd: StatsdConfig,
+    /// Who may do what.
+    pub auth: AuthConfig,
     /// How other nodes are found.
     pub mesh: MeshConfig,
     /// How much is logged, and how to change that while the node runs.
@@ -78,6 +86,9 @@ impl Default for Config {
             relay: Relay::Auto,
             limits: Limits::default(),
             journal: JournalConfig::default(),
+            latency: LatencyConfig::default(),
+            statsd: StatsdConfig::default(),
+            auth: AuthConfig::default(),
             mesh: MeshConfig::default(),
             log: LogControl::default(),
         }
@@ -199,6 +210,8 @@ pub struct Limits {
     pub max_topics: usize,
     /// Channels of one topic; a subscription that would make one more is refused.
     pub max_channels: usize,
+    /// Series of topics and channels that `/metrics` shows; further ones are counted.
+    pub max_metrics_series: usize,
     /// Messages that an `#ephemeral` topic or channel keeps; older ones are dropped.
     pub mem_queue_size: usize,
 }
@@ -223,7 +236,53 @@ impl Default for Limits {
             max_connections: 10_000,
             max_topics: 100_000,
             max_channels: 10_000,
+            max_metrics_series: 50_000,
             mem_queue_size: 10_000,
+        }
+    }
+}
+
+/// How long messages take from publishing to FIN: which quantiles of that are shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyConfig {
+    /// From 0 to 1; none keeps nothing, and costs nothing.
+    pub percentiles: Vec<f64>,
+    /// How far back they look.
+    pub window: Duration,
+}
+
+impl Default for LatencyConfig {
+    fn default() -> Self {
+        Self { percentiles: Vec::new(), window: Duration::from_secs(600) }
+    }
+}
+
+/// Where figures are sent by UDP, and how (NSQ reference, section 9).
+#[derive(Debug, Clone)]
+pub struct StatsdConfig {
+    /// `host:port`; `None` sends nothing.
+    pub address: Option<String>,
+    /// What names begin with; `%s` stands for the node.
+    pub prefix: String,
+    /// Between two passes.
+    pub interval: Duration,
+    /// Whether the names of Go's memory figures are sent along.
+    pub memory: bool,
+    /// Largest datagram, bytes.
+    pub packet_size: usize,
+    /// Leaves out what is named `#ephemeral`.
+    pub exclude_ephemeral: bool,
+}
+
+impl Default for StatsdConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            prefix: "nsq.%s".to_owned(),
+            interval: Duration::from_secs(60),
+            memory: true,
+            packet_size: 508,
+            exclude_ephemeral: false,
         }
     }
 }

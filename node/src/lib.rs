@@ -5,6 +5,7 @@
 //! [`journal`], and goes out through [`client`] again. Other nodes are found, and told what is here, by the
 //! [`mesh`]; what they hold comes through the [`relay`]. [`cli`] is everything that a person types.
 
+mod auth;
 pub mod broker;
 pub mod cli;
 mod client;
@@ -17,18 +18,22 @@ pub mod journal;
 mod mesh;
 mod relay;
 mod rising;
+mod statsd;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
+pub use self::auth::{AuthConfig, AuthError, AuthMethod, AuthServer, HttpGuard};
 pub use self::config::{
-    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki, Relay,
+    Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits, LogControl, MeshConfig, Pki,
+    Relay, StatsdConfig,
 };
 pub use self::data::DataError;
 pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
 use self::{
+    auth::Auth,
     broker::{Broker, Opening, Place, Tasks},
     client::ServerFacts,
     env::Env,
@@ -72,6 +77,9 @@ pub enum RunError {
     /// The journal in it cannot be used.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// It cannot be said who may do what.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The node cannot take part in the mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -112,6 +120,7 @@ pub async fn run(
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
+    let auth = Auth::open(&config.auth, &env, exiting.clone()).await?;
     let tcp = listen(&env, config.tcp_address, "tcp").await?;
     let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
     let http = listen_http(&env, config.http_address, "http").await?;
@@ -122,6 +131,7 @@ pub async fn run(
         node: node_id.tag(),
         limits: config.limits.clone(),
         journal: config.journal.clone(),
+        latency: config.latency.clone(),
     };
     let (commit_exit, commit_exiting) = exit::channel();
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
@@ -140,7 +150,8 @@ pub async fn run(
     let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
-    let state = http_state(&config, &env, &broker, mesh, &relays, ports);
+    start_statsd(&config, &env, &broker, ports, exiting.clone());
+    let state = http_state(&config, &env, &broker, mesh, &relays, ports, auth.clone());
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
     let served: Vec<_> = faces
         .into_iter()
@@ -152,6 +163,7 @@ pub async fn run(
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
         place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
+        auth,
     });
     let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
     env.spawn.spawn(Box::pin(clients));
@@ -228,8 +240,26 @@ fn http_state(
     mesh: MeshHandle,
     relays: &Arc<Relays>,
     ports: Ports,
+    auth: Option<Arc<Auth>>,
 ) -> HttpState {
-    HttpState::new(Arc::clone(broker), mesh, Arc::clone(relays), Arc::new(config.clone()), env.clone(), ports)
+    HttpState::new(
+        Arc::clone(broker),
+        mesh,
+        Arc::clone(relays),
+        Arc::new(config.clone()),
+        env.clone(),
+        ports,
+        auth,
+    )
+}
+
+fn start_statsd(config: &Config, env: &Env, broker: &Arc<Broker>, ports: Ports, exit: Exiting) {
+    if config.statsd.address.is_some() {
+        let port = config.broadcast_http_port.unwrap_or(ports.http);
+        let address = config.broadcast_address().to_owned();
+        let told = statsd::run(config.statsd.clone(), address, port, Arc::clone(broker), env.clone(), exit);
+        env.background.spawn(Box::pin(told));
+    }
 }
 
 fn serve_http(

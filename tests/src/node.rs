@@ -378,7 +378,7 @@ impl Process {
 
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
-    matches!(name, "--topic-durability" | "--join")
+    matches!(name, "--topic-durability" | "--join" | "--auth-http-address")
 }
 
 fn copy_lines(stderr: impl Read, sink: &Mutex<String>) {

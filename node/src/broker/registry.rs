@@ -27,7 +27,7 @@ use super::{
     topic::Topic,
 };
 use crate::{
-    config::{Durability, JournalConfig, Limits},
+    config::{Durability, JournalConfig, LatencyConfig, Limits},
     env::{Env, Spawn},
     exit::Exiting,
     journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
@@ -81,6 +81,8 @@ pub(crate) struct Opening {
     pub(crate) limits: Limits,
     /// How messages are kept.
     pub(crate) journal: JournalConfig,
+    /// Which latencies are kept.
+    pub(crate) latency: LatencyConfig,
 }
 
 /// The broker's own tasks.
@@ -131,7 +133,7 @@ impl Broker {
         opening: Opening,
         exit: Exiting,
     ) -> Result<(Arc<Self>, Tasks, RecoveryReport), OpenError> {
-        let Opening { env, dir, node, limits, journal } = opening;
+        let Opening { env, dir, node, limits, journal, latency } = opening;
         let clock = Clock::start(Arc::clone(&env.wall), limits.max_req_timeout.max(limits.max_defer_timeout));
         let opened = journal::open(&journal, dir, env.clone()).await?;
         let journal::Opened { recovered, report, store, writer, replay_from } = opened;
@@ -141,6 +143,7 @@ impl Broker {
             clock: clock.clone(),
             limits,
             journal,
+            latency,
             commits: Commits::new(recovered.control),
             agenda: Arc::new(Agenda::default()),
             store,

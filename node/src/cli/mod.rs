@@ -21,8 +21,9 @@ mod serve;
 mod settings;
 mod table;
 mod tail;
+mod token;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -48,6 +49,9 @@ const IN_PART: u8 = 4;
         130 or 143 after a second SIGINT or SIGTERM."
 )]
 struct Cli {
+    /// Holds the token to show to a node that wants one [env: BRUIT_TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,7 +93,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let argv = argv::rewrite(argv, &command);
     let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
-        Ok(cli) => run(cli.command),
+        Ok(cli) => token::choose(cli.token_file.as_ref()).and_then(|()| run(cli.command)),
         Err(error) => {
             // Help goes to standard output with code 0, a mistake to standard error with code 2. There is
             // nobody left to tell if even that fails.

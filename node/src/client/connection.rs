@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    authorize::Authorization,
     deadlines::{Deadlines, Due},
     outbox::Outbox,
     session::{ServerFacts, Session},
@@ -81,6 +82,7 @@ pub(super) struct Connection {
     pub(super) client: Arc<Client>,
     pub(super) facts: Arc<ServerFacts>,
     pub(super) session: Session,
+    pub(super) authorization: Authorization,
     pub(super) conn: Conn,
     pub(super) decoder: Decoder,
     pub(super) opened: bool,
@@ -117,6 +119,7 @@ pub(super) async fn run(
     conn: Conn,
 ) {
     let session = Session::new(Arc::clone(&facts));
+    let authorization = Authorization::new(facts.auth.clone());
     client.msg_timeout.store(clamp(session.msg_timeout), Ordering::Relaxed);
     client.locate(&facts.place, "", "", false);
     let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default());
@@ -127,6 +130,7 @@ pub(super) async fn run(
         client,
         facts,
         session,
+        authorization,
         conn,
         decoder: Decoder::new(),
         opened: false,
@@ -162,7 +166,7 @@ impl Connection {
         }
         let mut reads = 0;
         loop {
-            let mut progressed = false;
+            let mut progressed = self.hear(cx);
             if !self.ending {
                 let Ok(read) = self.read(cx) else { return Poll::Ready(Err(())) };
                 progressed |= read;

@@ -5,6 +5,7 @@ use std::{fmt::Display, time::Duration};
 use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
 
 use super::{
+    auth, figures,
     form::{Form, GoDuration, Size},
     mesh,
 };
@@ -32,6 +33,8 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     sizes(&config.limits, &mut problems);
     times(&config.limits, &mut problems);
     journal(&config.journal, &mut problems);
+    auth::check(&config.auth, &mut problems);
+    figures::check(config, &mut problems);
     problems
 }
 
@@ -117,11 +120,16 @@ fn journal(journal: &JournalConfig, problems: &mut Vec<String>) {
     }
 }
 
-fn out_of_range(name: &str, value: impl Display, least: impl Display, most: impl Display) -> String {
+pub(super) fn out_of_range(
+    name: &str,
+    value: impl Display,
+    least: impl Display,
+    most: impl Display,
+) -> String {
     format!("--{name} is {value}: write something from {least} to {most}")
 }
 
-fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
+pub(super) fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
     if value < least {
         let (value, least) = (GoDuration::show(&value), GoDuration::show(&least));
         problems.push(format!("--{name} is {value}: write {least} or more"));
