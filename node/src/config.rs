@@ -206,6 +206,19 @@ pub struct Limits {
     pub max_channel_consumers: usize,
     /// Client connections; further ones are closed at once.
     pub max_connections: usize,
+    /// HTTP connections of each listener; further ones are closed at once.
+    pub max_http_connections: u32,
+    /// Bytes that wait for clients to take them, over all connections. Beyond, a connection is given no more
+    /// messages than it reads.
+    pub max_waiting_output: usize,
+    /// Bytes of commands that have come in part, over all connections. Beyond, a connection that holds more than
+    /// 64 KiB of them is closed.
+    pub max_unfinished_input: usize,
+    /// How long a connection may take to say which protocol it speaks.
+    pub opening_timeout: Duration,
+    /// How long a client without heartbeats may take for a command that it has begun. Others have two heartbeat
+    /// intervals.
+    pub command_timeout: Duration,
     /// Topics; a publish or subscription that would make one more is refused.
     pub max_topics: usize,
     /// Channels of one topic; a subscription that would make one more is refused.
@@ -234,6 +247,11 @@ impl Default for Limits {
             output_buffer_timeout: Duration::from_millis(250),
             max_channel_consumers: 0,
             max_connections: 10_000,
+            max_http_connections: 1024,
+            max_waiting_output: 256 * 1024 * 1024,
+            max_unfinished_input: 256 * 1024 * 1024,
+            opening_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(60),
             max_topics: 100_000,
             max_channels: 10_000,
             max_metrics_series: 50_000,

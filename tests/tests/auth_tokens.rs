@@ -73,7 +73,7 @@ fn a_change_is_taken_over_and_a_mistake_is_not() {
     });
     // Who was let in by a token that is gone may do nothing more.
     producer.send(command("PUB orders", b"x"));
-    producer.expect_fatal("E_AUTH_FAILED AUTH failed");
+    producer.expect_fatal(r#"E_UNAUTHORIZED AUTH failed for PUB on "orders" """#);
     with_secret(&node, "orders-token").expect_fatal("E_UNAUTHORIZED AUTH no authorizations found");
 
     std::fs::remove_file(&path).expect("it is there");

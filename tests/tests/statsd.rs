@@ -134,10 +134,7 @@ fn a_statsd_that_cannot_be_found_disturbs_nothing() {
 
 #[test]
 fn latencies_are_shown_where_they_are_asked_for_and_nowhere_else() {
-    let node = Options::new()
-        .arg("--e2e-processing-latency-percentile=0.99")
-        .arg("--e2e-processing-latency-percentile=0.5")
-        .start();
+    let node = Options::new().arg("--e2e-processing-latency-percentile=0.99,0.5").start();
     let mut consumer = node.consumer("t", "c", 10);
     let mut producer = node.client();
     producer.send(command("PUB t", b"slow"));

@@ -93,7 +93,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let argv = argv::rewrite(argv, &command);
     let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
-        Ok(cli) => token::choose(cli.token_file.as_ref()).and_then(|()| run(cli.command)),
+        Ok(cli) => start(cli),
         Err(error) => {
             // Help goes to standard output with code 0, a mistake to standard error with code 2. There is
             // nobody left to tell if even that fails.
@@ -107,6 +107,16 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
         }
         ExitCode::from(if error.is::<settings::SettingsError>() { USAGE } else { FAILED })
     })
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Serve(_)) && cli.token_file.is_some() {
+        anyhow::bail!(
+            "--token-file is for commands that ask a node: name the tokens that a node takes with --auth-tokens-file"
+        );
+    }
+    token::choose(cli.token_file.as_ref())?;
+    run(cli.command)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -22,7 +22,7 @@ pub(super) struct Authorization {
     /// `None` when everybody may do everything.
     auth: Option<Arc<Auth>>,
     secret: Arc<[u8]>,
-    /// What was decided last.
+    /// What was decided last; `None` before a good AUTH.
     decision: Option<Decision>,
     /// A question that is under way. No command is taken while there is one.
     asking: Option<Asking>,
@@ -58,8 +58,8 @@ impl Authorization {
         self.asking.is_some()
     }
 
-    fn is_authorized(&self) -> bool {
-        self.decision.as_ref().is_some_and(|decision| !decision.grant.authorizations.is_empty())
+    const fn is_authorized(&self) -> bool {
+        self.decision.is_some()
     }
 
     fn check(&mut self, command: &Command<'_>) -> Verdict {
@@ -71,7 +71,7 @@ impl Authorization {
             Command::Subscribe { topic, channel } => ("SUB", topic, Some(channel)),
             _ => return Verdict::Go,
         };
-        let Some(decision) = self.decision.as_ref().filter(|_| self.is_authorized()) else {
+        let Some(decision) = &self.decision else {
             return Verdict::Refuse(ClientError::auth_first(name));
         };
         if !auth.is_current(decision) {
@@ -160,10 +160,6 @@ impl Connection {
         self.authorization.topic.clear();
         if first && grant.authorizations.is_empty() {
             return self.fail(&ClientError::no_authorizations());
-        }
-        if !first && grant.authorizations.is_empty() {
-            // What was allowed once is not any more.
-            return self.fail(&ClientError::auth_failed());
         }
         self.authorization.decision = Some(decision);
         let (name, url) = (grant.identity.clone(), grant.identity_url.clone());

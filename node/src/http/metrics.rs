@@ -44,6 +44,9 @@ fn process(out: &mut Exposition, state: &HttpState) {
     out.single("start_time_seconds", GAUGE, "When the node started, seconds since 1970.", started);
     out.single("connections", GAUGE, "Connections of clients.", state.broker.connections());
     out.single("topics", GAUGE, "Topics on this node.", state.broker.topic_count());
+    let (waiting, unfinished) = (state.broker.waiting_output(), state.broker.unfinished_input());
+    out.single("waiting_output_bytes", GAUGE, "Bytes that wait for clients to take them.", waiting);
+    out.single("unfinished_input_bytes", GAUGE, "Bytes of commands that have come in part.", unfinished);
     let healthy = u8::from(state.broker.health().is_ok());
     out.single("healthy", GAUGE, "1 if the last write to the journal succeeded, else 0.", healthy);
 }
