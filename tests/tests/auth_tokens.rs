@@ -82,6 +82,30 @@ fn a_change_is_taken_over_and_a_mistake_is_not() {
 }
 
 #[test]
+fn a_subscription_ends_with_the_token_that_it_came_by() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("tokens.toml");
+    let other = TOKENS.replace("orders-token", "other-token");
+    write(&path, &format!("{TOKENS}{other}"));
+    let node = node_with(&path);
+    let mut consumers = ["orders-token", "other-token"].map(|token| {
+        let mut client = node.client();
+        client.send(command("IDENTIFY", br#"{"heartbeat_interval":1000}"#));
+        client.expect_ok();
+        client.send(command("AUTH", token.as_bytes()));
+        client.expect_response(ORDERS);
+        client.subscribe("orders", "c");
+        client.ready(1);
+        client
+    });
+    write(&path, &other);
+    consumers[0].expect_fatal(r#"E_UNAUTHORIZED AUTH failed for SUB on "orders" "c""#);
+    consumers[1].send(command("PUB orders", b"x"));
+    consumers[1].expect_ok();
+    assert_eq!(consumers[1].message().text(), "x");
+}
+
+#[test]
 fn a_node_does_not_start_with_a_mistake() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("tokens.json");

@@ -196,6 +196,13 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// Whether it came from the file of tokens, and changes with that.
+    pub(crate) const fn is_of_tokens(&self) -> bool {
+        matches!(self.holds, Holds::Version(_))
+    }
+}
+
 /// The decision about a secret that cannot be one.
 fn nothing() -> Decision {
     Decision { grant: Arc::default(), holds: Holds::Until(Instant::now()) }

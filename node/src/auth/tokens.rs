@@ -146,11 +146,31 @@ fn parse(content: &[u8]) -> Result<File, String> {
             format!(":{}: {message}", error.line())
         });
     }
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
-        format!(":{line}: {}", error.message().trim_end())
+    parse_toml(text).map_err(|(offset, message)| {
+        let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
+        format!(":{line}: {}", message.trim_end())
     })
+}
+
+/// A mistake comes with where it begins.
+fn parse_toml(text: &str) -> Result<File, (usize, String)> {
+    let file: TomlFile = toml::from_str(text)
+        .map_err(|error| (error.span().map_or(0, |span| span.start), error.message().to_owned()))?;
+    let mut tokens = Vec::with_capacity(file.tokens.len());
+    let mut seen = BTreeSet::new();
+    for written in file.tokens {
+        let start = written.span().start;
+        let entry = Entry::try_from(written.into_inner()).map_err(|message| (start, message))?;
+        if !seen.insert(entry.digest) {
+            return Err((start, same(tokens.len(), &entry)));
+        }
+        tokens.push(entry);
+    }
+    Ok(File { tokens })
+}
+
+fn same(index: usize, entry: &Entry) -> String {
+    format!("token {} ({:?}) is the same as one before it", index + 1, entry.grant.identity)
 }
 
 fn tag(key: &hmac::Key, digest: &[u8]) -> [u8; 32] {
@@ -164,6 +184,14 @@ fn tag(key: &hmac::Key, digest: &[u8]) -> [u8; 32] {
 struct File {
     #[serde(default, deserialize_with = "different")]
     tokens: Vec<Entry>,
+}
+
+/// As [`File`], with the place of each token, which TOML's errors would not tell.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TomlFile {
+    #[serde(default)]
+    tokens: Vec<toml::Spanned<Written>>,
 }
 
 /// A token and what it allows.
@@ -249,9 +277,7 @@ fn different<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D
             let (mut entries, mut seen) = (Vec::new(), BTreeSet::new());
             while let Some(entry) = list.next_element::<Entry>()? {
                 if !seen.insert(entry.digest) {
-                    let (number, identity) = (entries.len() + 1, &entry.grant.identity);
-                    let message = format!("token {number} ({identity:?}) is the same as one before it");
-                    return Err(de::Error::custom(message));
+                    return Err(de::Error::custom(same(entries.len(), &entry)));
                 }
                 entries.push(entry);
             }
@@ -362,7 +388,7 @@ scopes = ["admin"]
             assert!(problem.starts_with(expected), "{content}\n{problem}");
         }
         let twice = problem("[[tokens]]\ntoken = \"a\"\n[[tokens]]\ntoken = \"a\"\nidentity = \"x\"\n");
-        assert!(twice.contains("token 2 (\"x\") is the same as one before it"), "{twice}");
+        assert_eq!(twice, ":3: token 2 (\"x\") is the same as one before it");
         assert!(parse(b"a\n\xff").unwrap_err().starts_with(":2: this is not UTF-8"));
     }
 }

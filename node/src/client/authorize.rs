@@ -169,6 +169,23 @@ impl Connection {
         }
     }
 
+    /// What the client is told when the file of tokens does not allow its subscription any more. That servers
+    /// do not is never asked, as in nsqd.
+    pub(super) fn revoked(&mut self) -> Option<ClientError> {
+        let subscription = self.subscription.as_ref()?;
+        let (auth, decision) = (self.authorization.auth.as_ref()?, self.authorization.decision.as_ref()?);
+        if !decision.is_of_tokens() || auth.is_current(decision) {
+            return None;
+        }
+        let renewed = auth.decide_alone(&self.authorization.secret)?;
+        let (topic, channel) = (subscription.topic.name().as_str(), subscription.channel.name().as_str());
+        let error = ClientError::unauthorized("SUB", topic, channel);
+        let allowed = renewed.grant.may_subscribe(topic, channel);
+        self.authorization.decision = Some(renewed);
+        self.authorization.topic.clear();
+        (!allowed).then_some(error)
+    }
+
     fn asker(&self) -> Asker {
         Asker { ip: self.client.remote_ip(), tls: false, common_name: String::new() }
     }

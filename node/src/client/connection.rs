@@ -385,6 +385,9 @@ impl Connection {
             match self.deadlines.due(Instant::now()) {
                 None => self.timer.as_mut().reset(next),
                 Some(Due::Heartbeat) => {
+                    if let Some(error) = self.revoked() {
+                        return self.give_up(&error, cx);
+                    }
                     self.outbox.send(Bytes::from_static(&nsq::HEARTBEAT_FRAME));
                     if self.write(cx).is_err() {
                         return Poll::Ready(Err(()));
@@ -394,15 +397,17 @@ impl Connection {
                 Some(Due::Silent) => {
                     let error = self.need.and_then(|need| need.interrupted()).filter(|_| self.opened);
                     let Some(error) = error else { return Poll::Ready(Ok(End::Close)) };
-                    self.fail(&error);
-                    return match self.write(cx) {
-                        Ok(_) => Poll::Ready(Ok(End::Linger)),
-                        Err(()) => Poll::Ready(Err(())),
-                    };
+                    return self.give_up(&error, cx);
                 }
             }
         }
         Poll::Pending
+    }
+
+    /// Says why, as far as the socket takes it now, and ends.
+    fn give_up(&mut self, error: &ClientError, cx: &mut Context<'_>) -> Poll<Result<End, ()>> {
+        self.fail(error);
+        Poll::Ready(self.write(cx).map(|_| End::Linger))
     }
 
     /// Takes the connection off its channel: what it had in flight is delivered again at once.

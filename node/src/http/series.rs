@@ -43,7 +43,13 @@ struct Row {
     topic: TopicName,
     stats: TopicStats,
     latency: Vec<(f64, u64)>,
-    channels: Vec<(ChannelName, ChannelStats, Vec<(f64, u64)>)>,
+    channels: Vec<ChannelRow>,
+}
+
+struct ChannelRow {
+    name: ChannelName,
+    stats: ChannelStats,
+    latency: Vec<(f64, u64)>,
 }
 
 impl Series {
@@ -69,6 +75,15 @@ impl Series {
         Self { rows, percentiles, omitted }
     }
 
+    /// The figures of quantiles with their places. Two that statsd cannot tell apart have one name, and a family
+    /// may come only once.
+    fn latencies(&self) -> impl Iterator<Item = (usize, String)> {
+        let name = |quantile: &f64| format!("e2e_processing_latency_{:.0}", quantile * 100.0);
+        let names: Vec<String> = self.percentiles.iter().map(name).collect();
+        let is_first = move |(at, name): &(usize, String)| !names[..*at].contains(name);
+        self.percentiles.iter().map(name).enumerate().filter(is_first)
+    }
+
     /// Appends the series, one family after the other.
     pub(super) fn write(&self, out: &mut String) {
         for (name, counts, help, value) in TOPIC {
@@ -77,8 +92,7 @@ impl Series {
                 sample(out, "nsq_topic_", name, &row.topic, None, value(&row.stats));
             }
         }
-        for (at, quantile) in self.percentiles.iter().enumerate() {
-            let name = latency(*quantile);
+        for (at, name) in self.latencies() {
             family(out, &format!("nsq_topic_{name}"), false, "Nanoseconds from publishing to FIN.");
             for (row, value) in self.rows.iter().filter_map(|row| Some((row, row.latency.get(at)?.1))) {
                 sample(out, "nsq_topic_", &name, &row.topic, None, value);
@@ -88,16 +102,15 @@ impl Series {
             || self.rows.iter().flat_map(|row| row.channels.iter().map(|channel| (&row.topic, channel)));
         for (name, counts, help, value) in CHANNEL {
             family(out, &format!("nsq_topic_channel_{name}"), counts, help);
-            for (topic, (channel, stats, _)) in channels() {
-                sample(out, "nsq_topic_channel_", name, topic, Some(channel), value(stats));
+            for (topic, channel) in channels() {
+                sample(out, "nsq_topic_channel_", name, topic, Some(&channel.name), value(&channel.stats));
             }
         }
-        for (at, quantile) in self.percentiles.iter().enumerate() {
-            let name = latency(*quantile);
+        for (at, name) in self.latencies() {
             family(out, &format!("nsq_topic_channel_{name}"), false, "Nanoseconds from publishing to FIN.");
-            for (topic, (channel, _, latency)) in channels() {
-                if let Some((_, value)) = latency.get(at) {
-                    sample(out, "nsq_topic_channel_", &name, topic, Some(channel), value);
+            for (topic, channel) in channels() {
+                if let Some((_, value)) = channel.latency.get(at) {
+                    sample(out, "nsq_topic_channel_", &name, topic, Some(&channel.name), value);
                 }
             }
         }
@@ -108,22 +121,18 @@ impl Row {
     fn take(topic: &Topic, percentiles: &[f64]) -> Self {
         let channels = topic.channels();
         let of = |sketch: Option<_>| sketch.map(|sketch| quantiles(&sketch, percentiles)).unwrap_or_default();
-        let channel = channels.iter().map(|channel| {
-            let latency = if percentiles.is_empty() { Vec::new() } else { of(channel.latency()) };
-            (channel.name().clone(), channel.stats(), latency)
+        let channel = channels.iter().map(|channel| ChannelRow {
+            name: channel.name().clone(),
+            stats: channel.stats(),
+            latency: of(channel.latency()),
         });
         Self {
             topic: topic.name().clone(),
             stats: topic.stats(),
-            latency: if percentiles.is_empty() { Vec::new() } else { of(topic.latency()) },
+            latency: of(topic.latency()),
             channels: channel.collect(),
         }
     }
-}
-
-/// The name of a quantile's figure, as with statsd.
-fn latency(quantile: f64) -> String {
-    format!("e2e_processing_latency_{:.0}", quantile * 100.0)
 }
 
 fn family(out: &mut String, name: &str, counts: bool, help: &str) {
