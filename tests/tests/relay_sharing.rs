@@ -271,6 +271,30 @@ fn the_nearest_node_comes_first() {
 }
 
 #[test]
+fn of_consumers_that_say_where_they_are_the_nearest_comes_first() {
+    let node = Options::new().arg("--topology-region=eu").arg("--topology-zone=a").start();
+    // The farthest is there first.
+    let places = [("us", "c"), ("eu", "b"), ("eu", "a")];
+    let mut consumers = places.map(|(region, zone)| {
+        let mut client = node.client();
+        client.identify(&format!(r#"{{"topology_region":"{region}","topology_zone":"{zone}"}}"#));
+        client.subscribe("t", "c");
+        client.ready(10);
+        client
+    });
+    node.wait_for_ready("t", "c", 3);
+    let keys = ["zone_local_msg_count", "region_local_msg_count", "global_msg_count"];
+    for (consumer, key) in consumers.iter_mut().rev().zip(keys) {
+        node.client().publish_all("t", &["one", "two", "three"]);
+        consumer.collect(["one", "two", "three"]);
+        node.wait_for("t", "c", key, 3);
+        consumer.ready(0);
+        consumer.settle();
+    }
+    node.wait_until_done("t", "c");
+}
+
+#[test]
 fn a_node_that_does_not_relay_gives_its_consumers_what_it_has_itself() {
     let mut mesh = Mesh::start(1);
     let off = Options::new().arg("--relay=off").join(&mesh[0]).start();
