@@ -76,8 +76,6 @@ fn each_path_opens_to_the_tokens_that_may() {
             assert_eq!(guarded.ask(token, method, target), expected, "{method} {target} with {token:?}");
         }
     }
-    let messages = &guarded.node.client();
-    drop(messages);
     let refused = ask(guarded.node.http(), "", "GET", "/stats");
     assert_eq!(refused.text(), r#"{"message":"UNAUTHORIZED"}"#);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
