@@ -1,8 +1,8 @@
 //! The HTTP API of nsqd and of nsqlookupd, on one port; figures; and what bruit's own tools ask.
 //!
-//! A request passes `serve` (connections and their limits), `route` (paths and methods), one handler
+//! A request passes `serve` (connections and their limits), `route` (paths and methods), perhaps a `guard`, one handler
 //! (nsqd's: `publish`, `admin`, `stats`, `options`, `info`; nsqlookupd's: `lookup`, `nodes`, `names`; bruit's:
-//! `mesh`, `metrics`), which reads its `query` and perhaps its `body`, and makes a `reply`. Where both daemons
+//! `mesh`, `metrics` with `series`), which reads its `query` and perhaps its `body`, and makes a `reply`. Where both daemons
 //! have a path, the answer is nsqd's; `lookup_app` is for those who need nsqlookupd's. Everything runs on the
 //! background runtime: HTTP may be slow without slowing messages.
 //!

@@ -108,6 +108,16 @@ mod tests {
     }
 
     #[test]
+    fn an_open_door_beside_a_locked_one_is_mentioned() {
+        let warnings = |flags: &[&str]| super::super::tests::resolve(flags, &[]).unwrap().warnings.concat();
+        let locked = "--auth-tokens-file=tokens.toml";
+        assert!(warnings(&[locked]).contains("see --http-auth"));
+        assert_eq!(warnings(&[locked, "--http-auth=changes"]), "");
+        assert_eq!(warnings(&[locked, "--http-address="]), "");
+        assert_eq!(warnings(&[]), "");
+    }
+
+    #[test]
     fn values_are_shown_as_they_are_read() {
         for text in ["", "127.0.0.1:4181", "a:1,http://b/x?y=z"] {
             assert_eq!(AuthServers::show(&AuthServers::parse(text).unwrap()), text);

@@ -26,7 +26,7 @@ pub(crate) use self::{
     form::{log_level, peer},
     mesh::{parse_secret, read_secret},
 };
-use crate::config::Config;
+use crate::{auth::HttpGuard, config::Config};
 
 /// Begins the names of the environment variables that are read.
 const PREFIX: &str = "BRUIT_";
@@ -200,6 +200,13 @@ fn settle(config: &mut Config, texts: &Texts, warnings: &mut Vec<String>) {
     // Until nsqd had a flag for it, the longest REQ delay was the longest DPUB delay too.
     if texts.contains_key("max-req-timeout") && !texts.contains_key("max-defer-timeout") {
         limits.max_defer_timeout = limits.max_req_timeout;
+    }
+    let auth = &config.auth;
+    if auth.is_enabled() && auth.http == HttpGuard::Off && config.http_address.is_some() {
+        warnings.push(
+            "clients have to AUTH, but whoever reaches --http-address may publish and delete without: see --http-auth"
+                .to_owned(),
+        );
     }
     // The idiom for "keep everything on disk" with nsqd, which is the case here anyway.
     if limits.mem_queue_size == 0 {
