@@ -88,6 +88,24 @@ fn without_auth_commands_are_refused_and_so_is_a_second_auth() {
 }
 
 #[test]
+fn strangers_may_not_fill_the_room_of_large_publishes() {
+    let server = AuthServer::allowing(BOTH);
+    let node = node_asking(&server);
+    let large = "x".repeat(100 << 10);
+    // Refused by their length, before the body is there.
+    for (line, name) in [("PUB t", "PUB"), ("MPUB t", "MPUB"), ("DPUB t 5", "DPUB")] {
+        let begun = command(line, large.as_bytes());
+        refused(&node, &begun[..line.len() + 5], &format!("E_AUTH_FIRST AUTH required before {name}"));
+    }
+    // What nobody may send has its own answer.
+    refused(&node, b"PUB t\n\0\x20\0\0", "E_BAD_MESSAGE PUB message too big 2097152 > 65536");
+    refused(&node, b"AUTH\n\0\x02\0\0", "E_BAD_BODY AUTH body too big 131072 > 65536");
+    let mut client = authorized(&node);
+    client.send(command("PUB t", large.as_bytes()));
+    client.expect_ok();
+}
+
+#[test]
 fn patterns_are_unanchored_and_publishing_needs_a_channel_that_may_be_empty() {
     let reply = r#"{"ttl":60,"authorizations":[
         {"topic":"t1","channels":["^c1$"],"permissions":["subscribe","publish"]},

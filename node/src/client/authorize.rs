@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bruit_wire::nsq::{ClientError, Command, FrameType};
+use bruit_wire::nsq::{ClientError, Command, Decoder, FrameType};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
@@ -114,6 +114,20 @@ impl Connection {
         }
     }
 
+    /// What a client is told of bytes that are no command by the rules that hold for it. A stranger's publish may
+    /// be one by the others: then it lacks AUTH, which is the better answer.
+    pub(super) fn complaint(&self, bytes: &[u8], error: ClientError) -> ClientError {
+        if self.authorization.auth.is_none() || self.authorization.is_authorized() {
+            return error;
+        }
+        let name = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let name = ["PUB", "MPUB", "DPUB"].into_iter().find(|publish| publish.as_bytes() == name);
+        match (name, Decoder::new().decode(bytes, &self.session.trusting_rules())) {
+            (Some(name), Ok(_)) => ClientError::auth_first(name),
+            _ => error,
+        }
+    }
+
     /// AUTH: the answer follows once it is known what the secret allows.
     ///
     /// # Errors
@@ -162,6 +176,7 @@ impl Connection {
             return self.fail(&ClientError::no_authorizations());
         }
         self.authorization.decision = Some(decision);
+        self.session.trust();
         let (name, url) = (grant.identity.clone(), grant.identity_url.clone());
         self.client.authorized(Identity { name, url });
         if first {

@@ -51,7 +51,10 @@ impl Connection {
                     self.need = Some(need);
                     break;
                 }
-                Err(error) => self.fail(&error),
+                Err(error) => {
+                    let error = self.complaint(&bytes[at..], error);
+                    self.fail(&error);
+                }
             }
         }
         self.apply_finished();

@@ -28,6 +28,10 @@ pub(crate) struct ServerFacts {
 /// The highest deflate level that the reply to IDENTIFY names, as nsqd's default.
 const DEFLATE_LEVEL: u32 = 6;
 
+/// Largest body from a client that has to AUTH and has not yet, bytes: strangers should not take the room that
+/// large publishes need.
+pub(super) const STRANGER_BODY_MAX: usize = 64 * 1024;
+
 /// A connection's state.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -75,11 +79,12 @@ pub(super) enum Effect<'a> {
 impl Session {
     pub(super) fn new(facts: Arc<ServerFacts>) -> Self {
         let limits = &facts.limits;
+        let stranger = if facts.auth.is_some() { STRANGER_BODY_MAX } else { usize::MAX };
         let rules = Rules {
             phase: Phase::Init,
             heartbeats: true,
-            max_msg_size: limits.max_msg_size,
-            max_body_size: limits.max_body_size,
+            max_msg_size: limits.max_msg_size.min(stranger),
+            max_body_size: limits.max_body_size.min(stranger),
             max_rdy_count: limits.max_rdy_count,
             max_req_timeout_ms: millis(limits.max_req_timeout),
             max_defer_timeout_ms: millis(limits.max_defer_timeout),
@@ -116,6 +121,17 @@ impl Session {
             Command::Auth { secret } => Effect::Authenticate(secret),
             Command::Identify { body } => self.identify(body)?,
         })
+    }
+
+    /// What the decoder allows a client that has said what it may do.
+    pub(super) fn trusting_rules(&self) -> Rules {
+        let limits = &self.facts.limits;
+        Rules { max_msg_size: limits.max_msg_size, max_body_size: limits.max_body_size, ..self.rules }
+    }
+
+    /// The client has said what it may do.
+    pub(super) fn trust(&mut self) {
+        self.rules = self.trusting_rules();
     }
 
     /// The consumer is on its channel now.
