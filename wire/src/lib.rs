@@ -13,6 +13,7 @@
 //! - [`peer`]: how a stream between two nodes begins.
 //! - [`relay`]: how one node consumes a channel of another.
 //! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
+//! - [`registration`]: protocol V1, in which a classic nsqd tells an nsqlookupd what it holds.
 
 #![cfg_attr(
     not(test),
@@ -25,6 +26,8 @@ mod name;
 pub mod nsq;
 pub mod peer;
 mod quote;
+pub mod registration;
+pub mod registration;
 pub mod relay;
 
 pub use id::MessageId;
