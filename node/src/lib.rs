@@ -14,6 +14,7 @@ pub mod env;
 mod exit;
 mod http;
 pub mod journal;
+mod lookupd;
 mod mesh;
 mod relay;
 mod rising;
@@ -24,7 +25,8 @@ use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
 pub use self::config::{
-    Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki, Relay,
+    ClassicConfig, Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
+    Relay, Role,
 };
 pub use self::data::DataError;
 pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
@@ -35,6 +37,7 @@ use self::{
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
+    lookupd::{Lookups, Registry},
     mesh::MeshHandle,
     relay::Relays,
 };
@@ -47,12 +50,14 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What a node says once it serves.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// Where clients connect.
+    /// Where clients connect; port 0 if they may not.
     pub tcp_address: SocketAddr,
     /// Where HTTP is served, if it is.
     pub http_address: Option<SocketAddr>,
     /// Where nsqlookupd's HTTP API is served by itself, if it is.
     pub lookup_http_address: Option<SocketAddr>,
+    /// Where nsqds of the classic kind register, if they may.
+    pub registry_address: Option<SocketAddr>,
     /// The node's id, for life.
     pub node_id: NodeId,
     /// How long the start took.
@@ -82,7 +87,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// `tcp`, `http` or `lookupd-http`.
+        /// `tcp`, `http`, `lookupd-http` or `lookupd-listen-tcp`.
         flag: &'static str,
         /// What the operating system said.
         error: io::Error,
@@ -112,10 +117,15 @@ pub async fn run(
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
-    let tcp = listen(&env, config.tcp_address, "tcp").await?;
-    let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
+    let tcp = match config.role {
+        Role::Node => Some(listen(&env, config.tcp_address, "tcp").await?),
+        Role::Lookup => None,
+    };
+    let bound = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+    let tcp_address = bound.unwrap_or(SocketAddr::new(config.tcp_address.ip(), 0));
     let http = listen_http(&env, config.http_address, "http").await?;
     let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
+    let registry = listen_http(&env, config.classic.listen, "lookupd-listen-tcp").await?;
     let opening = Opening {
         env: env.clone(),
         dir: config.data_path.clone(),
@@ -140,7 +150,14 @@ pub async fn run(
     let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
-    let state = http_state(&config, &env, &broker, mesh, &relays, ports);
+    let lookup_port = lookup_http_address.or(http_address).map_or(0, |address| address.port());
+    let registry_address = registry.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = registry {
+        let registry = Registry::new(&config, &env, &mesh, lookup_port, &*listener);
+        env.background.spawn(Box::pin(registry.serve(listener, exiting.clone())));
+    }
+    let lookups = Lookups::start(&config, &env, &broker, &mesh, ports, &exiting);
+    let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports);
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
     let served: Vec<_> = faces
         .into_iter()
@@ -153,12 +170,15 @@ pub async fn run(
         version: http::NSQ_VERSION,
         place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
     });
-    let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
-    env.spawn.spawn(Box::pin(clients));
+    if let Some(tcp) = tcp {
+        let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
+        env.spawn.spawn(Box::pin(clients));
+    }
     ready(&Ready {
         tcp_address,
         http_address,
         lookup_http_address,
+        registry_address,
         node_id,
         took: began.elapsed(),
         recovery,
@@ -227,9 +247,11 @@ fn http_state(
     broker: &Arc<Broker>,
     mesh: MeshHandle,
     relays: &Arc<Relays>,
+    lookups: Arc<Lookups>,
     ports: Ports,
 ) -> HttpState {
-    HttpState::new(Arc::clone(broker), mesh, Arc::clone(relays), Arc::new(config.clone()), env.clone(), ports)
+    let (broker, relays, config) = (Arc::clone(broker), Arc::clone(relays), Arc::new(config.clone()));
+    HttpState::new(broker, mesh, relays, lookups, config, env.clone(), ports)
 }
 
 fn serve_http(

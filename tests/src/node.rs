@@ -142,6 +142,16 @@ impl Node {
         address.expect("a node of a mesh has said where it listens")
     }
 
+    /// Where nsqds of the classic kind register.
+    ///
+    /// # Panics
+    /// When they may not.
+    #[must_use]
+    pub fn registry_address(&self) -> SocketAddr {
+        let address = address_after(&self.log(), "lookup: nsqd registers on ");
+        address.expect("a node with a registry has said where it listens")
+    }
+
     /// A connection on which the magic was sent.
     #[must_use]
     pub fn client(&self) -> Client {
@@ -378,7 +388,7 @@ impl Process {
 
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
-    matches!(name, "--topic-durability" | "--join")
+    matches!(name, "--topic-durability" | "--join" | "--lookupd-tcp-address")
 }
 
 fn copy_lines(stderr: impl Read, sink: &Mutex<String>) {

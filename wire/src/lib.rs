@@ -27,7 +27,6 @@ pub mod nsq;
 pub mod peer;
 mod quote;
 pub mod registration;
-pub mod registration;
 pub mod relay;
 
 pub use id::MessageId;

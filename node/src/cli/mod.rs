@@ -4,6 +4,7 @@
 
 mod argv;
 mod bench;
+mod classic;
 mod client;
 mod config;
 mod dev;
@@ -14,6 +15,7 @@ mod join;
 mod journal;
 mod key;
 mod lines;
+mod log;
 mod lookup;
 mod members;
 mod publish;
@@ -25,6 +27,8 @@ mod tail;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::settings::Persona;
 
 /// Exit code of a command that did not succeed.
 const FAILED: u8 = 1;
@@ -56,6 +60,10 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::ServeArgs),
+    /// Run a node with nsqd's command line, as under the name nsqd
+    Nsqd(serve::ServeArgs),
+    /// Answer lookups alone, with nsqlookupd's command line, as under the name nsqlookupd
+    Nsqlookupd(serve::ServeArgs),
     /// Run a mesh of several nodes in one process, to try things with
     Dev(dev::DevArgs),
     /// Publish the lines of a file or of standard input
@@ -86,7 +94,12 @@ enum Command {
 #[must_use]
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let command = Cli::command();
-    let argv = argv::rewrite(argv, &command);
+    let (argv, version) = classic::unfold(argv);
+    if let Some(version) = version {
+        println!("{version}");
+        return ExitCode::SUCCESS;
+    }
+    let argv = argv::rewrite(argv.into_iter(), &command);
     let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
         Ok(cli) => run(cli.command),
@@ -108,6 +121,8 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Nsqd(args) => serve::run_as(Persona::Nsqd, &args),
+        Command::Nsqlookupd(args) => serve::run_as(Persona::Nsqlookupd, &args),
         Command::Dev(args) => dev::run(&args),
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),

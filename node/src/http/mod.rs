@@ -26,7 +26,7 @@ mod options;
 mod patience;
 mod publish;
 mod query;
-mod reach;
+pub(crate) mod reach;
 mod refusals;
 mod relay;
 mod reply;
@@ -47,7 +47,7 @@ use self::{
     refusals::Refusals,
     route::{App, Routes},
 };
-use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle, relay::Relays};
+use crate::{Config, broker::Broker, env::Env, lookupd::Lookups, mesh::MeshHandle, relay::Relays};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -90,12 +90,13 @@ impl HttpState {
         broker: Arc<Broker>,
         mesh: MeshHandle,
         relays: Arc<Relays>,
+        lookups: Arc<Lookups>,
         config: Arc<Config>,
         env: Env,
         ports: Ports,
     ) -> Self {
         let log = &config.log;
-        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set));
+        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set), lookups);
         let bodies = Bodies::new(&config.limits);
         Self {
             broker,
