@@ -27,14 +27,17 @@ const VERSION: &str = concat!("v1.3.0 (built w/bruit ", env!("CARGO_PKG_VERSION"
 pub(super) fn unfold(argv: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<String>) {
     let mut argv: Vec<OsString> = argv.collect();
     let named = argv.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str);
-    if let Some((_, command)) = PROGRAMS.iter().find(|(program, _)| named == Some(*program)) {
+    let named = named.map(str::to_owned);
+    if let Some((_, command)) = PROGRAMS.iter().find(|(program, _)| named.as_deref() == Some(*program)) {
         argv.insert(1, (*command).into());
     }
     let program = PROGRAMS.iter().find(|(program, command)| {
-        argv.get(1).is_some_and(|given| given == command) && (named == Some(*program) || *program == *command)
+        argv.get(1).is_some_and(|given| given == command)
+            && (named.as_deref() == Some(*program) || *program == *command)
     });
     let asks = |argument: &OsString| {
-        let flag = argument.to_str().and_then(|text| text.strip_prefix("--").or_else(|| text.strip_prefix('-')));
+        let flag =
+            argument.to_str().and_then(|text| text.strip_prefix("--").or_else(|| text.strip_prefix('-')));
         matches!(flag, Some("version" | "version=true"))
     };
     let version = program.filter(|_| argv.iter().skip(2).take_while(|argument| *argument != "--").any(asks));
@@ -97,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_program_of_nsq_tells_its_version_in_its_form() {
-        let form = |program: &str| Some(format!("{program} v1.3.0 (built w/bruit {})", env!("CARGO_PKG_VERSION")));
+        let form =
+            |program: &str| Some(format!("{program} v1.3.0 (built w/bruit {})", env!("CARGO_PKG_VERSION")));
         assert_eq!(unfolded(&["nsqd", "-tcp-address=:1", "-version"]).1, form("nsqd"));
         assert_eq!(unfolded(&["bruit", "nsqlookupd", "--version"]).1, form("nsqlookupd"));
         assert_eq!(unfolded(&["./nsq_tail", "--version=true"]).1, form("nsq_tail"));

@@ -7,6 +7,7 @@ mod bench;
 mod classic;
 mod client;
 mod config;
+mod consumer;
 mod dev;
 #[cfg(test)]
 mod fake_node;
@@ -21,8 +22,13 @@ mod members;
 mod publish;
 mod serve;
 mod settings;
+mod stat;
 mod table;
 mod tail;
+mod to_file;
+mod to_http;
+mod to_mesh;
+mod upstreams;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -70,6 +76,14 @@ enum Command {
     Pub(publish::PublishArgs),
     /// Print the messages of a topic as they come
     Tail(tail::TailArgs),
+    /// Write the messages of topics to files
+    ToFile(to_file::ToFileArgs),
+    /// Hand the messages of topics to HTTP servers
+    ToHttp(to_http::ToHttpArgs),
+    /// Publish the messages of topics to other nodes
+    ToMesh(to_mesh::ToMeshArgs),
+    /// Show the rates and depths of a channel, a line at a time
+    Stat(stat::StatArgs),
     /// Show who is in the mesh
     Members(members::MembersArgs),
     /// Show the topics that the mesh knows
@@ -126,6 +140,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(&args),
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::ToFile(args) => to_file::run(&args),
+        Command::ToHttp(args) => to_http::run(&args),
+        Command::ToMesh(args) => to_mesh::run(&args),
+        Command::Stat(args) => stat::run(&args),
         Command::Members(args) => members::run(&args),
         Command::Topics(args) => lookup::topics(&args),
         Command::Lookup(args) => lookup::run(&args),

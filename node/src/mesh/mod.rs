@@ -369,7 +369,8 @@ fn about(opening: &Opening<'_>, peer: Peer) -> About {
         topology_region: config.topology_region.clone(),
         draining: false,
         tcp_at_gossip: config.role == Role::Node
-            && config.broadcast_tcp_port.is_none() && (tcp.ip().is_unspecified() || tcp.ip() == ip),
+            && config.broadcast_tcp_port.is_none()
+            && (tcp.ip().is_unspecified() || tcp.ip() == ip),
         registrants: Vec::new(),
         registered_from: None,
     }

@@ -358,6 +358,14 @@ fn not_a_peer(part: &str) -> String {
     )
 }
 
+/// A duration as Go writes it.
+///
+/// # Errors
+/// What would have been right.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    GoDuration::parse(text)
+}
+
 /// Where another node takes gossip, as `host:port`, from a text that may leave out the port. `None` if it is
 /// no address; whether the host exists is not asked.
 pub(crate) fn peer(text: &str) -> Option<String> {

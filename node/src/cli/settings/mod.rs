@@ -22,7 +22,7 @@ use std::{
 use self::table::{Effect, SETTINGS, Setting, Shape};
 pub(crate) use self::{
     args::Flags,
-    form::{log_level, peer},
+    form::{duration, log_level, peer},
     mesh::{parse_secret, read_secret},
     persona::Persona,
 };

@@ -6,8 +6,8 @@ use bruit_gossip::Secret;
 
 use super::{
     form::{
-        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, LogPrefix, PathText, Peers, PortOrSame,
-        ProfileName, RelayMode, Rules, Size, Text, Texts,
+        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, LogPrefix, PathText, Peers,
+        PortOrSame, ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
 };
