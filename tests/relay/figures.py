@@ -1,4 +1,5 @@
-"""Measures two nodes on loopback: the way of a new topic's first message, and what a relay adds to one's way.
+"""Measures two nodes on loopback: the way of a new topic's first message, what a relay adds to one's way, and
+what links hold of memory that have nothing to do.
 
 Arguments: binary, directory, topics, seconds of load. Every setting is the default one, but for ports and
 directories. The clients are as small as they can be, and the same for both ways.
@@ -47,9 +48,9 @@ class Consumer(Publisher):
         return frame[26:]
 
 
-def start(binary, directory):
-    nodes = [Node(binary, directory, "a", LOCAL).start()]
-    nodes.append(Node(binary, directory, "b", [*LOCAL, f"--join=127.0.0.1:{nodes[0].gossip}"]).start())
+def start(binary, directory, *more):
+    nodes = [Node(binary, directory, "a", [*LOCAL, *more]).start()]
+    nodes.append(Node(binary, directory, "b", [*LOCAL, *more, f"--join=127.0.0.1:{nodes[0].gossip}"]).start())
     for node in nodes:
         wait_until("the nodes see each other", lambda: len(node.alive()) == 2)
     return nodes
@@ -114,6 +115,41 @@ def load(node, count):
     publisher.socket.close()
 
 
+def resident(node):
+    with open(f"/proc/{node.process.pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+def idle(binary, directory, count):
+    """Memory of both nodes, KiB, with `count` channels of A consumed on B and nothing published."""
+    held = {}
+    for relay in ("off", "auto"):
+        there = f"{directory}/{relay}"
+        os.mkdir(there)
+        nodes = start(binary, there, f"--relay={relay}")
+        try:
+            a, b = nodes
+            for number in range(count):
+                a.post(f"/topic/create?topic=idle{number}")
+                a.post(f"/channel/create?topic=idle{number}&channel=c")
+            consumers = [Consumer(b.host, b.tcp, f"idle{number}", "c", 10) for number in range(count)]
+
+            def linked():
+                topics = b.json("/stats?format=json&include_clients=false")["topics"]
+                channels = [channel for topic in topics for channel in topic["channels"]]
+                return sum(link["state"] == "open" for channel in channels for link in channel.get("relays", []))
+
+            wait_until("all links are open", lambda: linked() == (count if relay == "auto" else 0))
+            time.sleep(2)
+            held[relay] = [resident(node) for node in nodes]
+            for consumer in consumers:
+                consumer.socket.close()
+        finally:
+            for node in nodes:
+                node.stop()
+    return [(auto - off) / count for auto, off in zip(held["auto"], held["off"])]
+
+
 def main(binary, directory, topics, seconds):
     nodes = []
     try:
@@ -123,6 +159,9 @@ def main(binary, directory, topics, seconds):
         measured = under_load(*nodes, seconds)
         for way, times in measured.items():
             print(f"{RATE}/s, {way:<8}                               {spread(times)}", flush=True)
+        owner, consumers = idle(binary, directory, 500)
+        print(f"memory of a link with nothing to do, of 500    {owner:.1f} KiB at the owner, "
+              f"{consumers:.1f} KiB at the consumers' node", flush=True)
     except Failed as failed:
         sys.exit(f"failed: {failed}")
     finally:

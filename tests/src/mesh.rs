@@ -215,6 +215,18 @@ impl Node {
         });
     }
 
+    /// Waits until this node has exactly `count` consumers of a channel, of its own or relayed, and all of them
+    /// can take messages.
+    pub fn wait_for_ready(&self, topic: &str, channel: &str, count: usize) {
+        wait::until(&format!("{count} consumers of {topic}/{channel} are ready"), || {
+            let stats = self.channel_stats(topic, channel);
+            let clients = stats.as_ref().and_then(|stats| stats["clients"].as_array());
+            clients.is_some_and(|clients| {
+                clients.len() == count && clients.iter().all(|client| client["ready_count"] != 0)
+            })
+        });
+    }
+
     /// Waits until nothing of a channel is left on this node: delivered, answered, and not put off.
     pub fn wait_until_done(&self, topic: &str, channel: &str) {
         wait::until(&format!("nothing of {topic}/{channel} is left"), || {

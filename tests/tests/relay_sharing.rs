@@ -220,6 +220,7 @@ fn who_is_connected_directly_comes_first() {
     let mut relayed = mesh[0].consumer("t", "c", 100);
     mesh[0].wait_for_links("t", "c", 1);
     let mut direct = mesh[1].consumer("t", "c", 100);
+    mesh[1].wait_for_ready("t", "c", 2);
     let bodies = numbered("m", 50);
     for body in &bodies {
         mesh[1].client().publish("t", body);
@@ -254,7 +255,8 @@ fn the_nearest_node_comes_first() {
     // The farthest is there first.
     let mut consumers: BTreeMap<usize, Client> =
         [3, 2, 1].into_iter().map(|place| (place, mesh[place].consumer("t", "c", 10))).collect();
-    (1..=3).for_each(|place| mesh[place].wait_for_links("t", "c", 3));
+    // Credit follows when a link is open, and nobody is preferred who has none.
+    mesh[0].wait_for_ready("t", "c", 3);
     let keys = ["zone_local_msg_count", "region_local_msg_count", "global_msg_count"];
     for (at, key) in keys.iter().enumerate() {
         let body = format!("at {at}");
@@ -266,6 +268,30 @@ fn the_nearest_node_comes_first() {
         mesh[0].wait_until_done("t", "c");
         mesh[0].wait_for("t", "c", key, 1);
     }
+}
+
+#[test]
+fn of_consumers_that_say_where_they_are_the_nearest_comes_first() {
+    let node = Options::new().arg("--topology-region=eu").arg("--topology-zone=a").start();
+    // The farthest is there first.
+    let places = [("us", "c"), ("eu", "b"), ("eu", "a")];
+    let mut consumers = places.map(|(region, zone)| {
+        let mut client = node.client();
+        client.identify(&format!(r#"{{"topology_region":"{region}","topology_zone":"{zone}"}}"#));
+        client.subscribe("t", "c");
+        client.ready(10);
+        client
+    });
+    node.wait_for_ready("t", "c", 3);
+    let keys = ["zone_local_msg_count", "region_local_msg_count", "global_msg_count"];
+    for (consumer, key) in consumers.iter_mut().rev().zip(keys) {
+        node.client().publish_all("t", &["one", "two", "three"]);
+        consumer.collect(["one", "two", "three"]);
+        node.wait_for("t", "c", key, 3);
+        consumer.ready(0);
+        consumer.settle();
+    }
+    node.wait_until_done("t", "c");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Purpose {
     Keys,
     /// Consuming a channel; see [`relay`](crate::relay).
     Relay,
+    /// Showing that both ends and the way between them are there: the answer is all.
+    Ping,
 }
 
 /// What the caller says first.
@@ -98,6 +100,7 @@ impl Purpose {
             Self::Exchange => 1,
             Self::Keys => 2,
             Self::Relay => 3,
+            Self::Ping => 4,
         }
     }
 
@@ -106,6 +109,7 @@ impl Purpose {
             1 => Some(Self::Exchange),
             2 => Some(Self::Keys),
             3 => Some(Self::Relay),
+            4 => Some(Self::Ping),
             _ => None,
         }
     }

@@ -324,10 +324,12 @@ impl Connection {
                 subscription.waited = self.client.is_waiting();
                 subscription.channel.wake();
             }
-        } else if !subscription.waited || woken {
+        } else {
             self.client.set_able(true);
-            taken = subscription.channel.take(&self.client, want, &mut self.outbox.frames);
-            subscription.waited = self.client.is_waiting();
+            if !subscription.waited || woken {
+                taken = subscription.channel.take(&self.client, want, &mut self.outbox.frames);
+                subscription.waited = self.client.is_waiting();
+            }
         }
         self.outbox.count_from(before);
         if let Some(feed) = feed {

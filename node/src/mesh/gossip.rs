@@ -68,8 +68,9 @@ pub(super) async fn run(core: Arc<Core>, mut socket: Option<Datagrams>, mut loca
         }
         shown.waits = true;
         if shown.next() <= Instant::now() {
-            shown = Shown { at: Some(Instant::now()), waits: false };
-            core.show();
+            // What changed nothing makes the next change wait for nothing.
+            let at = if core.show() { Some(Instant::now()) } else { shown.at };
+            shown = Shown { at, waits: false };
         }
     }
     if let Some(pool) = &core.pool {
@@ -90,16 +91,16 @@ impl Shown {
 }
 
 impl Core {
-    /// Gives readers the view as it is now, if it has changed, and has the names saved.
-    pub(super) fn show(&self) {
+    /// Gives readers the view as it is now, if it has changed, and has the names saved. Returns whether it has.
+    pub(super) fn show(&self) -> bool {
         let now = self.now();
         // Under the lock, so that no older view follows a newer one.
         let mut state = self.state.lock();
-        if let Some(view) = state.mesh.view(now) {
-            self.view.send_replace(view);
-            self.views_shown.raise(self.views_shown.now() + 1);
-            self.saves.ask();
-        }
+        let Some(view) = state.mesh.view(now) else { return false };
+        self.view.send_replace(view);
+        self.views_shown.raise(self.views_shown.now() + 1);
+        self.saves.ask();
+        true
     }
 }
 

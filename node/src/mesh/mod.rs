@@ -264,6 +264,7 @@ async fn serve(core: Arc<Core>, incoming: Incoming) {
     let outcome = match purpose {
         Purpose::Exchange => exchange::follow(&core, from, stream).await,
         Purpose::Keys => keys::serve(&core, from, stream).await,
+        Purpose::Ping => Ok(()),
         Purpose::Relay => {
             // Before the node serves, there is nobody to hand it to: the peer tries again.
             if let Some(relays) = core.relays.get() {
@@ -442,6 +443,15 @@ impl MeshHandle {
     pub(crate) async fn open_relay(&self, peer: &Peer) -> io::Result<PeerStream> {
         let pool = self.core.pool.as_ref().ok_or_else(|| io::Error::other("the mesh is off"))?;
         pool.open(peer, Purpose::Relay).await
+    }
+
+    /// Has the peer at the other end of a connection answer.
+    ///
+    /// # Errors
+    /// It does not within a few seconds.
+    pub(crate) async fn ping(&self, connection: &quinn::Connection) -> io::Result<()> {
+        let pool = self.core.pool.as_ref().ok_or_else(|| io::Error::other("the mesh is off"))?;
+        pool.ping(connection).await
     }
 
     /// This node.

@@ -82,6 +82,7 @@ type Dialled = (Connection, u64);
 
 /// One stream to a peer that has said welcome.
 pub(crate) struct PeerStream {
+    connection: Connection,
     send: SendStream,
     recv: RecvStream,
 }
@@ -218,6 +219,14 @@ impl Pool {
         self.open_on(&connection, purpose).await
     }
 
+    /// Has the peer answer on a connection.
+    ///
+    /// # Errors
+    /// It does not within a few seconds.
+    pub(super) async fn ping(&self, connection: &Connection) -> io::Result<()> {
+        self.open_on(connection, Purpose::Ping).await.map(drop)
+    }
+
     async fn dial(&self, peer: &Peer) -> io::Result<Connection> {
         // Before the certificates, so that no connection counts as newer than those that it was made with.
         let trust = self.trust.load(SeqCst);
@@ -248,7 +257,7 @@ impl Pool {
             let mut answer = [0];
             recv.read_exact(&mut answer).await.map_err(lost)?;
             match Answer::of(answer[0]) {
-                Answer::Welcome => Ok(PeerStream { send, recv }),
+                Answer::Welcome => Ok(PeerStream { connection: connection.clone(), send, recv }),
                 Answer::OtherCluster => Err(io::Error::other("it belongs to another cluster")),
                 Answer::Busy => Err(io::Error::other("it is busy")),
                 Answer::Unknown => Err(io::Error::other("it speaks another version")),
@@ -321,9 +330,9 @@ impl Pool {
                 accepted = connection.accept_bi() => accepted,
             };
             let Ok((send, recv)) = accepted else { break };
-            let (pool, serve) = (Arc::clone(&self), serve.clone());
+            let (pool, serve, connection) = (Arc::clone(&self), serve.clone(), connection.clone());
             self.env.background.spawn(Box::pin(async move {
-                let stream = PeerStream { send, recv };
+                let stream = PeerStream { connection, send, recv };
                 if let Ok(Some(incoming)) = timeout(STEP, pool.welcome(stream, proven)).await {
                     serve(incoming).await;
                 }
@@ -374,9 +383,9 @@ impl Pool {
 }
 
 impl PeerStream {
-    /// Both directions, for a conversation that is not made of blobs.
-    pub(crate) fn into_halves(self) -> (SendStream, RecvStream) {
-        (self.send, self.recv)
+    /// Both directions, for a conversation that is not made of blobs, and the connection that carries them.
+    pub(crate) fn into_halves(self) -> (SendStream, RecvStream, Connection) {
+        (self.send, self.recv, self.connection)
     }
 
     /// Sends a blob.

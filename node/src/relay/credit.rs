@@ -7,7 +7,7 @@
 //! first; the other half stays for the node's own.
 
 /// No chunk is larger, messages.
-const CHUNK_MAX: u64 = 64;
+const CHUNK_MAX: u64 = 256;
 
 /// An owner elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,11 @@ pub(super) struct Owner {
     pub(super) turn: u64,
 }
 
-/// What an owner is given in its turn, if the consumers' RDY is `ready` in all.
+/// What an owner is given in its turn, if the consumers' RDY is `ready` in all: all of it, up to a limit. Every
+/// turn costs both nodes the same, however much comes of it; and while nobody holds credit, what has come free
+/// goes out in smaller parts, so nothing is idle.
 pub(super) fn chunk(ready: u64) -> u64 {
-    (ready / 4).clamp(1, CHUNK_MAX)
+    ready.clamp(1, CHUNK_MAX)
 }
 
 /// Divides `capacity`, in messages. Returns a share for each owner; their sum is at most the capacity, and what

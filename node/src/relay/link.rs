@@ -22,7 +22,7 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::{Relays, feed::Feed};
+use super::{Relays, feed::Feed, pulse::Watch};
 use crate::broker::Signal;
 
 /// How long the owner may take to say whether it has the channel.
@@ -83,7 +83,7 @@ pub(super) async fn run(
         () = stop.asked() => return Ended::Unwanted,
         opened = open(relays, feed, owner) => opened,
     };
-    let (mut send, recv, tag, input) = match opened {
+    let (mut send, recv, tag, input, _watch) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return Ended::Absent,
         Err(error) => return Ended::Lost(error),
@@ -102,9 +102,9 @@ pub(super) async fn run(
     }
 }
 
-type Opened = (SendStream, RecvStream, u16, BytesMut);
+type Opened<'r> = (SendStream, RecvStream, u16, BytesMut, Watch<'r>);
 
-async fn open(relays: &Relays, feed: &Feed, owner: &Peer) -> io::Result<Option<Opened>> {
+async fn open<'r>(relays: &'r Relays, feed: &Feed, owner: &Peer) -> io::Result<Option<Opened<'r>>> {
     let mut stream = relays.mesh.open_relay(owner).await?;
     let open = Open {
         generation: relays.generation(),
@@ -115,7 +115,8 @@ async fn open(relays: &Relays, feed: &Feed, owner: &Peer) -> io::Result<Option<O
         zone: relays.place.zone.clone(),
     };
     stream.send(&open.to_bytes()).await?;
-    let (send, mut recv) = stream.into_halves();
+    let (send, mut recv, connection) = stream.into_halves();
+    let watch = relays.pulses.watch(&connection);
     let mut input = BytesMut::new();
     let answer = async {
         loop {
@@ -128,7 +129,7 @@ async fn open(relays: &Relays, feed: &Feed, owner: &Peer) -> io::Result<Option<O
     };
     let answer: io::Result<Tell> = timeout(STEP, answer).await.map_err(|_| io::ErrorKind::TimedOut)?;
     match answer? {
-        Tell::Opened { tag } => Ok(Some((send, recv, tag, input))),
+        Tell::Opened { tag } => Ok(Some((send, recv, tag, input, watch))),
         Tell::Absent => Ok(None),
         _ => Err(io::Error::other("the owner does not answer what it was asked")),
     }

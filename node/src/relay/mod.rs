@@ -2,8 +2,8 @@
 //!
 //! A [`feed`] is one channel with consumers here; it has a [`link`] to every other node that holds the topic.
 //! At the other end of a link the [`owner`] treats this node as one more consumer. [`inbound`] is what a link
-//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided, [`report`] what is shown of
-//! all this. This module keeps the links that are wanted: it compares, whenever the view of the mesh changes, a
+//! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided, [`pulse`] whether its
+//! connection still lives, [`report`] what is shown of all this. This module keeps the links that are wanted: it compares, whenever the view of the mesh changes, a
 //! consumer comes or goes, or a pause is over, what there should be with what there is.
 //!
 //! **Invariants:** a message stays with its owner until the consumer's FIN has reached it. A relay makes no
@@ -16,11 +16,15 @@ mod grant;
 mod inbound;
 mod link;
 mod owner;
+mod pulse;
 mod report;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -41,6 +45,7 @@ pub(crate) use self::{
 };
 use self::{
     link::{Ended, Stop},
+    pulse::Pulses,
     report::Totals,
 };
 use crate::{
@@ -77,6 +82,9 @@ pub(crate) struct Relays {
     woken: Notify,
     /// Consumers here that stand for other nodes, by client.
     guests: Mutex<BTreeMap<u32, Standing>>,
+    pulses: Pulses,
+    /// Links that there was no room for when it was last looked.
+    missing: AtomicUsize,
     totals: Mutex<BTreeMap<NodeId, Totals>>,
 }
 
@@ -133,6 +141,8 @@ impl Relays {
             channels: Mutex::default(),
             woken: Notify::new(),
             guests: Mutex::default(),
+            pulses: Pulses::default(),
+            missing: AtomicUsize::new(0),
             totals: Mutex::default(),
         });
         // The mesh does not keep the relays alive, which keep it: a node that has ended lets go of its sockets.
@@ -196,6 +206,7 @@ impl Relays {
             let view = self.mesh.view();
             let next = self.reconcile(&view);
             self.expel(&view);
+            self.feel_pulses(Instant::now());
             self.forget_strangers(&view);
             select! {
                 biased;
@@ -220,6 +231,7 @@ impl Relays {
             topics.into_iter().map(|topic| (topic.clone(), owners(view, &topic))).collect();
         let mut channels = self.channels.lock();
         let mut count: usize = channels.values().map(|fed| fed.links.len()).sum();
+        let mut missing = 0;
         for (key, fed) in channels.iter_mut() {
             // One that came meanwhile has asked for another look.
             let known = owners.get(&key.0).filter(|_| !fed.feed.is_idle());
@@ -236,9 +248,7 @@ impl Relays {
                 match fed.links.get(&owner).map(|attempt| attempt.state) {
                     Some(LinkState::Waiting(until)) if until > now => next = next.min(until),
                     Some(LinkState::Opening | LinkState::Open) => {}
-                    None if count >= LINKS_MAX => {
-                        tracing::warn!("no link to {owner} for {}/{}: there are {LINKS_MAX}", key.0, key.1);
-                    }
+                    None if count >= LINKS_MAX => missing += 1,
                     known => {
                         count += usize::from(known.is_none());
                         let pause = fed.links.get(&owner).map_or(PAUSE.0, |attempt| attempt.pause);
@@ -251,6 +261,13 @@ impl Relays {
             }
         }
         channels.retain(|_, fed| !fed.links.is_empty() || !fed.feed.is_idle());
+        if missing > 0 && self.missing.swap(missing, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                "there are {LINKS_MAX} links to other nodes, and no more are opened: {missing} are missing"
+            );
+        } else if missing == 0 {
+            self.missing.store(0, Ordering::Relaxed);
+        }
         next
     }
 

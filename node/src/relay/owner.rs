@@ -58,7 +58,8 @@ struct Guest<'a> {
 /// The link broke, or the peer sent what cannot be.
 pub(super) async fn serve(relays: &Relays, from: NodeId, mut stream: PeerStream) -> io::Result<()> {
     let open = Open::parse(&stream.recv(OPEN_MAX).await?).map_err(io::Error::other)?;
-    let (mut send, recv) = stream.into_halves();
+    let (mut send, recv, connection) = stream.into_halves();
+    let _watch = relays.pulses.watch(&connection);
     let Some(guest) = Guest::admit(relays, from, &open) else {
         send.write_all(&bytes_of(Tell::Absent)).await?;
         // Dropping the stream ends it; what was written is still sent.
@@ -227,8 +228,11 @@ impl<'a> Guest<'a> {
         let mut credit = account.limit - account.sent;
         let mut taken = 0;
         let woken = std::mem::replace(&mut account.waited, client.is_waiting()) && !account.waited;
-        if credit > 0 && !account.waited {
+        if credit > 0 {
+            // Also while it still waits from when it had credit before: it is preferred again.
             client.set_able(true);
+        }
+        if credit > 0 && !account.waited {
             let timeout = account.timeout.saturating_add(GRACE);
             let want = Want { client: client.id, messages: credit, bytes: BATCH, timeout, sample: None };
             taken = self.channel.take(client, want, frames);

@@ -1,8 +1,15 @@
 //! The saboteur of the network.
 
-use std::{collections::VecDeque, net::IpAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use super::plan::{Cable, MeshPlan};
+use super::{
+    MESH_PORT,
+    plan::{Cable, MeshPlan},
+};
 use crate::world::{Ether, Weather};
 
 /// Carries out what a plan has in store for the network, and mends everything in the end.
@@ -55,6 +62,11 @@ impl Cables {
             Cable::Part(one, other) => {
                 self.ether.cut(sim, self.nodes[one], self.nodes[other]);
                 self.ether.cut(sim, self.nodes[other], self.nodes[one]);
+            }
+            Cable::Mute(one, other) => {
+                let quic = |node: usize| SocketAddr::new(self.nodes[node], MESH_PORT);
+                self.ether.mute(self.nodes[one], quic(other));
+                self.ether.mute(self.nodes[other], quic(one));
             }
             Cable::Split(part) => {
                 let is_inside = |at: &usize| part.contains(at);

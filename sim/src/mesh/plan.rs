@@ -58,6 +58,8 @@ pub enum Cable {
     Part(usize, usize),
     /// Nothing of the first node comes to the second one.
     Deafen(usize, usize),
+    /// No QUIC gets through between these two, while they gossip as ever.
+    Mute(usize, usize),
     /// Everybody reaches everybody.
     Mend,
     /// Datagrams fare like this.

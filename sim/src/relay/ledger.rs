@@ -255,6 +255,16 @@ impl<'p> Ledger<'p> {
             && (one == other || !self.cuts.iter().any(disturbs))
     }
 
+    /// Whether `again` may be a copy that was on its way before `first`: its owner gave the message to somebody
+    /// else when the link was lost, or time was up, and the relay had not noticed yet. The owner has counted one
+    /// attempt more since.
+    #[must_use]
+    pub fn is_stale(&self, first: &Delivery, again: &Delivery) -> bool {
+        again.attempts < first.attempts
+            && again.node != first.owner
+            && !self.held_together(first.owner, again.node, first.at, again.at)
+    }
+
     /// Whether the wall clock of `node` was meddled with.
     #[must_use]
     pub fn clock_jumped(&self, node: NodeIndex) -> bool {

@@ -95,7 +95,7 @@ impl RelayPlan {
         let cut = |(since, cable): &(Duration, Cable)| match cable {
             Cable::Mend => None,
             Cable::Weather(_) => Some(Cut { since: *since, until: self.mesh.chaos }),
-            Cable::Split(_) | Cable::Part(..) | Cable::Deafen(..) => {
+            Cable::Split(_) | Cable::Part(..) | Cable::Deafen(..) | Cable::Mute(..) => {
                 Some(Cut { since: *since, until: mended(*since) })
             }
         };
@@ -194,13 +194,23 @@ pub(crate) fn partition(plan: &mut MeshPlan, dice: &mut Dice) {
     }
 }
 
+pub(crate) fn mute(plan: &mut MeshPlan, dice: &mut Dice) {
+    for _ in 0..dice.between(1, 3) {
+        let (one, other) = (plan.some_node(dice), plan.some_node(dice));
+        if one != other {
+            plan.cable(dice, Cable::Mute(one, other));
+        }
+    }
+}
+
 pub(crate) fn all(plan: &mut MeshPlan, dice: &mut Dice) {
-    let parts: [fn(&mut MeshPlan, &mut Dice); 8] = [
+    let parts: [fn(&mut MeshPlan, &mut Dice); 9] = [
         plan::join,
         plan::crash,
         plan::power,
         plan::stop,
         partition,
+        mute,
         plan::one_way,
         plan::weather,
         plan::clock,

@@ -97,13 +97,14 @@ const fn mesh(name: &'static str, about: &'static str, draw: fn(&mut MeshPlan, &
 }
 
 /// The scenarios of consumers that use one node of several.
-pub const RELAY_SCENARIOS: [Scenario; 9] = [
+pub const RELAY_SCENARIOS: [Scenario; 10] = [
     relay("relay-all", "a random mix of what can happen to nodes and links", relay::plan::all),
     relay("relay-calm", "nothing goes wrong but for what clients do", plan::calm),
     relay("relay-crash", "processes are killed: owners, relays, or both", plan::crash),
     relay("relay-power", "machines lose power, alone or all at once", plan::power),
     relay("relay-stop", "nodes are asked to stop, and started again", plan::stop),
     relay("relay-partition", "links are cut while clients reach both ends", relay::plan::partition),
+    relay("relay-mute", "QUIC alone is cut between two nodes, while they gossip", relay::plan::mute),
     relay("relay-oneway", "packets get through in one direction only", plan::one_way),
     relay("relay-clock", "wall clocks jump, each for itself", plan::clock),
     Scenario {

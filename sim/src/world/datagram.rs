@@ -50,7 +50,7 @@ impl SimUdp {
 
     /// Sends one datagram, or does to it what the weather does.
     fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        let fate = self.fate(to.ip(), bytes.len());
+        let fate = self.fate(to, bytes.len());
         let (port, content) = (self.local.port(), digest(bytes));
         let trace = self.ether.trace();
         trace.event(format_args!("udp send {}:{port} {to} {} {content:x} {fate:?}", self.here, bytes.len()));
@@ -73,12 +73,13 @@ impl SimUdp {
         Ok(())
     }
 
-    fn fate(&self, to: IpAddr, len: usize) -> Fate {
+    fn fate(&self, address: SocketAddr, len: usize) -> Fate {
+        let to = address.ip();
         if to.is_loopback() || to == self.here {
             return Fate::Comes(1);
         }
         let (weather, mut dice) = (self.ether.weather(), self.dice.lock());
-        let arrives = self.ether.host(to) == Host::Up && self.ether.reaches(self.here, to);
+        let arrives = self.ether.host(to) == Host::Up && self.ether.carries(self.here, address);
         if !arrives || len > weather.len_max || dice.chance(weather.lost_per_mille) {
             Fate::Lost
         } else if dice.chance(weather.damaged_per_mille) {

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -27,6 +27,8 @@ pub struct Ether {
 struct State {
     names: BTreeMap<String, Vec<IpAddr>>,
     cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// Ways on which datagrams to this port are lost.
+    mute: BTreeSet<(IpAddr, SocketAddr)>,
     /// Every host, with what is there.
     hosts: BTreeMap<IpAddr, Host>,
     weather: Weather,
@@ -109,7 +111,10 @@ impl Ether {
 
     /// Everybody reaches everybody again.
     pub fn mend_all(&self, sim: &turmoil::Sim<'_>) {
-        let cut = self.state.lock().cut.clone();
+        let mut state = self.state.lock();
+        let cut = state.cut.clone();
+        state.mute.clear();
+        drop(state);
         for (from, to) in cut {
             self.mend(sim, from, to);
         }
@@ -152,12 +157,24 @@ impl Ether {
         self.state.lock().hosts.get(&address).copied().unwrap_or_default()
     }
 
+    /// Loses the datagrams of a host to an address. Others on the same way still come.
+    pub fn mute(&self, from: IpAddr, to: SocketAddr) {
+        self.trace.event(format_args!("net mute {from} {to}"));
+        self.state.lock().mute.insert((from, to));
+    }
+
     /// Whether packets of `from` come to `to`.
     #[must_use]
     pub fn reaches(&self, from: IpAddr, to: IpAddr) -> bool {
         let state = self.state.lock();
         let dark = |host| state.hosts.get(&host) == Some(&Host::Dark);
         !state.cut.contains(&(from, to)) && !dark(from) && !dark(to)
+    }
+
+    /// Whether datagrams of `from` come to `to`.
+    #[must_use]
+    pub fn carries(&self, from: IpAddr, to: SocketAddr) -> bool {
+        self.reaches(from, to.ip()) && !self.state.lock().mute.contains(&(from, to))
     }
 
     /// The weather.

@@ -47,6 +47,9 @@ pub(super) fn check(ledger: &Ledger<'_>) -> Vec<Finding> {
 /// How a second delivery breaks the promise, if it does.
 fn broken(ledger: &Ledger<'_>, first: &Delivery, finish: &Answer, again: &Delivery) -> Option<&'static str> {
     let arrived = finish.at + PASSED_ON;
+    if ledger.is_stale(first, again) {
+        return None;
+    }
     if !ledger.held_together(first.owner, first.node, first.at, arrived.min(again.at)) {
         return None;
     }
@@ -150,5 +153,20 @@ mod tests {
         scene.wait(20);
         scene.deliver(conn, 7, 2);
         assert!(scene.found(check).is_empty());
+    }
+
+    #[test]
+    fn a_copy_that_was_under_way_when_the_link_was_cut_is_excused_but_no_later_one() {
+        for (attempts, since, expected) in [(1, 900, &[][..]), (2, 900, &["I7"]), (1, 90_000, &["I7"])] {
+            let mut scene = Scene::new();
+            scene.cut(since, since + 600);
+            let (own, relayed) = (scene.subscribe(1, ORDERS), scene.subscribe(0, ORDERS));
+            scene.ok(1, &[7]);
+            scene.deliver(own, 7, 2);
+            scene.finish(own, 7);
+            scene.wait(100);
+            scene.deliver(relayed, 7, attempts);
+            assert_eq!(scene.found(check), expected, "attempts {attempts}, cut at {since}");
+        }
     }
 }

@@ -80,6 +80,7 @@ fn shared(ledger: &Ledger<'_>) -> Vec<Finding> {
             let Some(consumer) = ledger.conns.get(&first.conn) else { continue };
             if again.at + SLACK < free_at(first, consumer)
                 && ledger.held_together(first.owner, first.node, first.at, again.at)
+                && !ledger.is_stale(first, again)
             {
                 let (at, then, channel) = (first.at, again.at, ledger.name(*place));
                 let (owner, one, other) = (first.owner, first.node, again.node);

@@ -62,7 +62,7 @@ fn exists(ledger: &Ledger<'_>, place: Place, operation: &Operation) -> bool {
 }
 
 /// Whether the owner held an ephemeral channel just before and after the publish, for a consumer that stayed
-/// and makes no trouble, in times of peace.
+/// and makes no trouble, in times of peace between it and all its consumers.
 fn is_tailed(ledger: &Ledger<'_>, place: Place, operation: &Operation) -> bool {
     let (owner, sent_at) = (operation.owner, operation.sent_at);
     let seen = |(at, process): &(Duration, u32)| *process == operation.incarnation && *at <= sent_at;
@@ -78,10 +78,17 @@ fn is_tailed(ledger: &Ledger<'_>, place: Place, operation: &Operation) -> bool {
             && consumer.left_at.is_none_or(|left| left > sent_at + STAYS)
             && peace(ledger, owner, consumer, sent_at)
     };
+    // What is with one who is cut off comes back only when that is noticed; by then all others may have left.
+    let there = |consumer: &Consumer| {
+        consumer.place == place
+            && consumer.since <= sent_at + STAYS
+            && consumer.left_at.is_none_or(|left| left > sent_at)
+    };
     ledger.plan.shape.trouble_per_mille == 0
         && !late
         && paused_never(ledger, owner, place)
         && ledger.conns.values().any(stays)
+        && ledger.conns.values().filter(|of| there(of)).all(|of| peace(ledger, owner, of, sent_at))
 }
 
 fn peace(ledger: &Ledger<'_>, owner: NodeIndex, consumer: &Consumer, sent_at: Duration) -> bool {
@@ -140,6 +147,25 @@ mod tests {
             assert_eq!(scene.found(check), expected);
             scene.deliver(conn, 7, 1);
             assert!(scene.found(check).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_an_ephemeral_channel_had_given_to_one_who_is_cut_off_may_be_gone_with_it() {
+        for (cut, expected) in [(true, &[][..]), (false, &["I1"])] {
+            let mut scene = Scene::new();
+            scene.subscribe(1, TAIL);
+            scene.subscribe(0, TAIL);
+            scene.wait(3_000);
+            scene.known(1, TAIL);
+            scene.ok(1, &[7]);
+            scene.wait(100);
+            scene.known(1, TAIL);
+            if cut {
+                scene.cut(3_500, 4_500);
+            }
+            scene.wait(3_000);
+            assert_eq!(scene.found(check), expected);
         }
     }
 }
