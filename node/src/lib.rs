@@ -117,12 +117,7 @@ pub async fn run(
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
-    let tcp = match config.role {
-        Role::Node => Some(listen(&env, config.tcp_address, "tcp").await?),
-        Role::Lookup => None,
-    };
-    let bound = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
-    let tcp_address = bound.unwrap_or(SocketAddr::new(config.tcp_address.ip(), 0));
+    let (tcp, tcp_address) = listen_to_clients(&config, &env).await?;
     let http = listen_http(&env, config.http_address, "http").await?;
     let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
     let registry = listen_http(&env, config.classic.listen, "lookupd-listen-tcp").await?;
@@ -151,11 +146,7 @@ pub async fn run(
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
     let lookup_port = lookup_http_address.or(http_address).map_or(0, |address| address.port());
-    let registry_address = registry.as_ref().and_then(|listener| listener.local_addr().ok());
-    if let Some(listener) = registry {
-        let registry = Registry::new(&config, &env, &mesh, lookup_port, &*listener);
-        env.background.spawn(Box::pin(registry.serve(listener, exiting.clone())));
-    }
+    let registry_address = serve_registry(registry, &config, &env, &mesh, lookup_port, &exiting);
     let lookups = Lookups::start(&config, &env, &broker, &mesh, ports, &exiting);
     let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports);
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
@@ -215,12 +206,41 @@ pub async fn run(
     ended.map_err(|_| RunError::CommitLoop)
 }
 
+/// Listens for clients, if the node takes any.
+async fn listen_to_clients(
+    config: &Config,
+    env: &Env,
+) -> Result<(Option<Box<dyn env::Listener>>, SocketAddr), RunError> {
+    let tcp = match config.role {
+        Role::Node => Some(listen(env, config.tcp_address, "tcp").await?),
+        Role::Lookup => None,
+    };
+    let bound = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+    Ok((tcp, bound.unwrap_or(SocketAddr::new(config.tcp_address.ip(), 0))))
+}
+
 async fn listen(
     env: &Env,
     address: SocketAddr,
     flag: &'static str,
 ) -> Result<Box<dyn env::Listener>, RunError> {
     env.net.listen(address).await.map_err(|error| RunError::Listen { address, flag, error })
+}
+
+/// Lets nsqds of the classic kind register, if they may; where.
+fn serve_registry(
+    listener: Option<Box<dyn env::Listener>>,
+    config: &Config,
+    env: &Env,
+    mesh: &MeshHandle,
+    http_port: u16,
+    exiting: &Exiting,
+) -> Option<SocketAddr> {
+    let listener = listener?;
+    let address = listener.local_addr().ok();
+    let registry = Registry::new(config, env, mesh, http_port, &*listener);
+    env.background.spawn(Box::pin(registry.serve(listener, exiting.clone())));
+    address
 }
 
 /// Listens for HTTP on the background runtime: a socket belongs to the runtime that opened it.

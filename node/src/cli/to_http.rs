@@ -20,9 +20,6 @@ use super::{
     upstreams::{Mode, Upstreams},
 };
 
-/// How long a message that was not taken waits until it is delivered again.
-const REQUEUED_FOR: Duration = Duration::from_secs(90);
-
 /// Arguments of `bruit to-http`.
 #[derive(Debug, Args)]
 #[command(
@@ -144,6 +141,7 @@ struct Sender {
     headers: String,
     sample: f64,
     patience: (Duration, Duration),
+    requeued_for: Duration,
 }
 
 struct Target {
@@ -181,6 +179,7 @@ impl Sender {
             gets,
             headers,
             sample: args.sample,
+            requeued_for: args.from.requeue_delay()?,
             patience: (args.http_client_connect_timeout, args.http_client_request_timeout),
         })
     }
@@ -206,7 +205,7 @@ impl Sender {
         if is_taken {
             message.finish()
         } else {
-            message.requeue(REQUEUED_FOR)
+            message.requeue(self.requeued_for)
         }
         began.elapsed()
     }

@@ -19,6 +19,9 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use self::{pace::Pace, places::Places};
 use super::http::Http;
 
+/// How long a message that failed waits until it is delivered again.
+const REQUEUED_FOR: Duration = Duration::from_secs(90);
+
 /// Where to consume from: the flags that NSQ's tools share.
 #[derive(Debug, Clone, Args)]
 pub(super) struct FromArgs {
@@ -32,8 +35,8 @@ pub(super) struct FromArgs {
     /// Messages that may be under way at a time, over all nodes
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_in_flight: u64,
-    /// An option of NSQ's client library: max_in_flight, lookupd_poll_interval and user_agent are known, the
-    /// others have no effect
+    /// An option of NSQ's client library: max_in_flight, lookupd_poll_interval, default_requeue_delay and
+    /// user_agent are known, the others have no effect
     #[arg(long, value_name = "OPTION,VALUE")]
     consumer_opt: Vec<String>,
 }
@@ -50,18 +53,27 @@ impl FromArgs {
         option.unwrap_or(self.max_in_flight).max(1)
     }
 
+    /// How long a message that failed waits until it is delivered again.
+    ///
+    /// # Errors
+    /// An option that is no duration.
+    pub(super) fn requeue_delay(&self) -> anyhow::Result<Duration> {
+        self.duration("default_requeue_delay", REQUEUED_FOR)
+    }
+
+    fn duration(&self, name: &str, default: Duration) -> anyhow::Result<Duration> {
+        let Some(text) = self.option(name) else { return Ok(default) };
+        let wrong = |problem| anyhow::anyhow!("--consumer-opt {name}: {text:?} {problem}");
+        super::settings::duration(text).map_err(wrong)
+    }
+
     fn option(&self, name: &str) -> Option<&str> {
         let options = self.consumer_opt.iter().rev().filter_map(|option| option.split_once(','));
         options.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     fn places(&self) -> anyhow::Result<Places> {
-        let interval = match self.option("lookupd_poll_interval") {
-            Some(text) => super::settings::duration(text).map_err(|problem| {
-                anyhow::anyhow!("--consumer-opt lookupd_poll_interval: {text:?} {problem}")
-            })?,
-            None => places::LOOK,
-        };
+        let interval = self.duration("lookupd_poll_interval", places::LOOK)?;
         let fixed = match (&self.nsqd_tcp_address[..], &self.lookupd_http_address[..]) {
             ([], []) => vec!["127.0.0.1:4150".to_owned()],
             (fixed, _) => fixed.to_vec(),

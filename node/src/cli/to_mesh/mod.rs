@@ -25,9 +25,6 @@ use super::{
     upstreams::{Mode, Upstreams},
 };
 
-/// How long a message that was not taken waits until it is delivered again.
-const REQUEUED_FOR: Duration = Duration::from_secs(90);
-
 /// Arguments of `bruit to-mesh`.
 #[derive(Debug, Args)]
 #[command(
@@ -85,6 +82,7 @@ struct Publisher {
     upstreams: Upstreams,
     filter: Filter,
     topic: Option<TopicName>,
+    requeued_for: Duration,
 }
 
 async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
@@ -95,6 +93,7 @@ async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
         destinations,
         filter: Filter::new(&args.filter),
         topic: args.destination_topic.clone(),
+        requeued_for: args.from.requeue_delay()?,
     });
     let mut consumer = Consumer::start(&args.from, &args.channel, "nsq_to_nsq")?;
     for topic in &args.topics {
@@ -132,7 +131,7 @@ impl Publisher {
         let body = match self.filter.judge(&message.body) {
             Verdict::Pass(body) => body,
             Verdict::Drop => return message.finish(),
-            Verdict::Retry => return message.requeue(REQUEUED_FOR),
+            Verdict::Retry => return message.requeue(self.requeued_for),
         };
         let topic = self.topic.as_ref().unwrap_or(&message.topic).clone();
         // One, since multicast is refused.
@@ -142,7 +141,7 @@ impl Publisher {
             self.upstreams.note(place, outcome.is_ok(), began.elapsed());
             if let Err(why) = outcome {
                 eprintln!("bruit: a message was not taken, and is delivered again: {why}");
-                return message.requeue(REQUEUED_FOR);
+                return message.requeue(self.requeued_for);
             }
         }
         message.finish();
