@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::Registration;
+use crate::Http;
 
 /// A running nsqd. Dropping it closes its connections.
 #[derive(Debug)]
@@ -182,6 +183,9 @@ impl Session<'_> {
         let is_new = !lock(self.state).topics.contains_key(topic);
         if is_new {
             self.register(&format!("REGISTER {topic}"));
+            for channel in self.known_channels(topic) {
+                self.make(topic, &channel);
+            }
         }
         let mut state = lock(self.state);
         state.next += 1;
@@ -191,6 +195,19 @@ impl Session<'_> {
             true => topic.backlog.push_back(held),
             false => topic.channels.values_mut().for_each(|channel| channel.queue.push_back(held.clone())),
         }
+    }
+
+    /// The lasting channels that the lookups know, with which a new topic begins (reference, section 4).
+    fn known_channels(&self, topic: &str) -> Vec<String> {
+        let registrations = self.registrations.lock().expect("no daemon panics");
+        let lookups: Vec<SocketAddr> = registrations.iter().filter_map(|known| known.http).collect();
+        drop(registrations);
+        let ask = |lookup: &SocketAddr| Http::new(*lookup).get(&format!("/channels?topic={topic}")).json();
+        let answers: Vec<serde_json::Value> = lookups.iter().map(ask).collect();
+        let channels =
+            answers.iter().flat_map(|answer| answer["channels"].as_array().cloned().unwrap_or_default());
+        let names = channels.filter_map(|channel| channel.as_str().map(str::to_owned));
+        names.filter(|name| !name.ends_with("#ephemeral")).collect()
     }
 
     fn make(&self, topic: &str, channel: &str) {

@@ -13,6 +13,8 @@ use crate::wait::PATIENCE;
 #[derive(Debug)]
 pub struct Registration {
     stream: TcpStream,
+    /// Where the lookup said that its HTTP is.
+    pub(super) http: Option<SocketAddr>,
 }
 
 impl Registration {
@@ -25,7 +27,7 @@ impl Registration {
         let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Self { stream }
+        Self { stream, http: None }
     }
 
     /// Connects and sends the magic.
@@ -45,6 +47,9 @@ impl Registration {
             "broadcast_address": broadcast_address, "hostname": "old", "remote_address": "ignored",
         }));
         assert_eq!(answer["version"], "1.3.0", "{answer}");
+        let address =
+            format!("{}:{}", answer["broadcast_address"].as_str().unwrap_or_default(), answer["http_port"]);
+        registration.http = address.parse().ok();
         registration
     }
 
