@@ -106,7 +106,7 @@ fn a_new_topic_begins_with_the_channels_that_the_lookupd_knows() {
 
 #[test]
 fn a_lookupd_that_is_silent_keeps_messages_back_only_for_a_while() {
-    let silent = std::net::SocketAddr::from(silent_listener());
+    let silent = silent_listener();
     let node = Options::new().arg(format!("--lookupd-tcp-address={silent}")).start();
     let mut consumer = node.consumer("t", "c", 1);
     node.client().publish("t", "m");

@@ -36,7 +36,7 @@ struct Current {
 
 enum Output {
     Plain(BufWriter<File>),
-    Gzip(Gzip),
+    Gzip(Box<Gzip>),
 }
 
 /// A file of gzip members, one for each sync: what is synced can be read.
@@ -177,14 +177,15 @@ impl Output {
         let file = BufWriter::new(file);
         match level {
             None => Self::Plain(file),
-            Some(level) => Self::Gzip(Gzip { file: Some(file), member: None, level }),
+            Some(level) => Self::Gzip(Box::new(Gzip { file: Some(file), member: None, level })),
         }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(file) => file.write_all(bytes),
-            Self::Gzip(Gzip { file, member, level }) => {
+            Self::Gzip(gzip) => {
+                let Gzip { file, member, level } = &mut **gzip;
                 if let Some(file) = file.take() {
                     *member = Some(GzEncoder::new(file, *level));
                 }
@@ -196,7 +197,8 @@ impl Output {
     fn sync(&mut self) -> io::Result<()> {
         let file = match self {
             Self::Plain(file) => file,
-            Self::Gzip(Gzip { file, member, .. }) => {
+            Self::Gzip(gzip) => {
+                let Gzip { file, member, .. } = &mut **gzip;
                 if let Some(member) = member.take() {
                     *file = Some(member.finish()?);
                 }
