@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bruit_gossip::{Profile, Secret};
 use bruit_wire::TopicName;
 
+use crate::auth::AuthConfig;
+
 /// What a node is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -46,6 +48,12 @@ pub struct Config {
     pub limits: Limits,
     /// How messages are kept.
     pub journal: JournalConfig,
+    /// Which latencies are kept.
+    pub latency: LatencyConfig,
+    /// What statsd is told.
+    pub statsd: StatsdConfig,
+    /// Who may do what.
+    pub auth: AuthConfig,
     /// How other nodes are found.
     pub mesh: MeshConfig,
     /// How it gets on with nsqd and nsqlookupd of the classic kind.
@@ -94,6 +102,9 @@ impl Default for Config {
             relay: Relay::Auto,
             limits: Limits::default(),
             journal: JournalConfig::default(),
+            latency: LatencyConfig::default(),
+            statsd: StatsdConfig::default(),
+            auth: AuthConfig::default(),
             mesh: MeshConfig::default(),
             classic: ClassicConfig::default(),
             log: LogControl::default(),
@@ -232,10 +243,25 @@ pub struct Limits {
     pub max_channel_consumers: usize,
     /// Client connections; further ones are closed at once.
     pub max_connections: usize,
+    /// HTTP connections of each listener; further ones are closed at once.
+    pub max_http_connections: u32,
+    /// Bytes that wait for clients to take them, over all connections. Beyond, a connection is given no more
+    /// messages than it reads.
+    pub max_waiting_output: usize,
+    /// Bytes of commands that have come in part, over all connections. Beyond, a connection that holds more than
+    /// 64 KiB of them is closed.
+    pub max_unfinished_input: usize,
+    /// How long a connection may take to say which protocol it speaks.
+    pub opening_timeout: Duration,
+    /// How long a client without heartbeats may take for a command that it has begun. Others have two heartbeat
+    /// intervals.
+    pub command_timeout: Duration,
     /// Topics; a publish or subscription that would make one more is refused.
     pub max_topics: usize,
     /// Channels of one topic; a subscription that would make one more is refused.
     pub max_channels: usize,
+    /// Series of topics and channels that `/metrics` shows; further ones are counted.
+    pub max_metrics_series: usize,
     /// Messages that an `#ephemeral` topic or channel keeps; older ones are dropped.
     pub mem_queue_size: usize,
 }
@@ -258,9 +284,60 @@ impl Default for Limits {
             output_buffer_timeout: Duration::from_millis(250),
             max_channel_consumers: 0,
             max_connections: 10_000,
+            max_http_connections: 1024,
+            max_waiting_output: 256 * 1024 * 1024,
+            max_unfinished_input: 256 * 1024 * 1024,
+            opening_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(60),
             max_topics: 100_000,
             max_channels: 10_000,
+            max_metrics_series: 50_000,
             mem_queue_size: 10_000,
+        }
+    }
+}
+
+/// How long messages take from publishing to FIN: which quantiles of that are shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyConfig {
+    /// From 0 to 1; none keeps nothing, and costs nothing.
+    pub percentiles: Vec<f64>,
+    /// How far back they look.
+    pub window: Duration,
+}
+
+impl Default for LatencyConfig {
+    fn default() -> Self {
+        Self { percentiles: Vec::new(), window: Duration::from_secs(600) }
+    }
+}
+
+/// Where figures are sent by UDP, and how (NSQ reference, section 9).
+#[derive(Debug, Clone)]
+pub struct StatsdConfig {
+    /// `host:port`; `None` sends nothing.
+    pub address: Option<String>,
+    /// What names begin with; `%s` stands for the node.
+    pub prefix: String,
+    /// Between two passes.
+    pub interval: Duration,
+    /// Whether the names of Go's memory figures are sent along.
+    pub memory: bool,
+    /// Largest datagram, bytes.
+    pub packet_size: usize,
+    /// Leaves out what is named `#ephemeral`.
+    pub exclude_ephemeral: bool,
+}
+
+impl Default for StatsdConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            prefix: "nsq.%s".to_owned(),
+            interval: Duration::from_secs(60),
+            memory: true,
+            packet_size: 508,
+            exclude_ephemeral: false,
         }
     }
 }

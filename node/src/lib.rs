@@ -5,6 +5,7 @@
 //! [`journal`], and goes out through [`client`] again. Other nodes are found, and told what is here, by the
 //! [`mesh`]; what they hold comes through the [`relay`]. [`cli`] is everything that a person types.
 
+mod auth;
 pub mod broker;
 pub mod cli;
 mod client;
@@ -18,19 +19,22 @@ mod lookupd;
 mod mesh;
 mod relay;
 mod rising;
+mod statsd;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
+pub use self::auth::{AuthConfig, AuthError, AuthMethod, AuthServer, HttpGuard};
 pub use self::config::{
-    ClassicConfig, Config, Durability, DurabilityRule, JournalConfig, Limits, LogControl, MeshConfig, Pki,
-    Relay, Role,
+    ClassicConfig, Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits, LogControl,
+    MeshConfig, Pki, Relay, Role, StatsdConfig,
 };
 pub use self::data::DataError;
 pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
 use self::{
+    auth::Auth,
     broker::{Broker, Opening, Place, Tasks},
     client::ServerFacts,
     env::Env,
@@ -77,6 +81,9 @@ pub enum RunError {
     /// The journal in it cannot be used.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// It cannot be said who may do what.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The node cannot take part in the mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -117,6 +124,7 @@ pub async fn run(
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
+    let auth = Auth::open(&config.auth, &env, exiting.clone()).await?;
     let (tcp, tcp_address) = listen_to_clients(&config, &env).await?;
     let http = listen_http(&env, config.http_address, "http").await?;
     let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
@@ -127,6 +135,7 @@ pub async fn run(
         node: node_id.tag(),
         limits: config.limits.clone(),
         journal: config.journal.clone(),
+        latency: config.latency.clone(),
     };
     let (commit_exit, commit_exiting) = exit::channel();
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
@@ -145,10 +154,11 @@ pub async fn run(
     let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
+    start_statsd(&config, &env, &broker, ports, exiting.clone());
     let lookup_port = lookup_http_address.or(http_address).map_or(0, |address| address.port());
     let registry_address = serve_registry(registry, &config, &env, &mesh, lookup_port, &exiting);
     let lookups = Lookups::start(&config, &env, &broker, &mesh, ports, &exiting);
-    let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports);
+    let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports, auth.clone());
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
     let served: Vec<_> = faces
         .into_iter()
@@ -156,11 +166,7 @@ pub async fn run(
             Some(serve_http(&env, state.clone(), listener?, face, exiting.clone()))
         })
         .collect();
-    let facts = Arc::new(ServerFacts {
-        limits: config.limits.clone(),
-        version: http::NSQ_VERSION,
-        place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
-    });
+    let facts = server_facts(&config, auth);
     if let Some(tcp) = tcp {
         let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
         env.spawn.spawn(Box::pin(clients));
@@ -204,6 +210,16 @@ pub async fn run(
     }
     drop(data);
     ended.map_err(|_| RunError::CommitLoop)
+}
+
+/// What clients are told, and what they may do.
+fn server_facts(config: &Config, auth: Option<Arc<Auth>>) -> Arc<ServerFacts> {
+    Arc::new(ServerFacts {
+        limits: config.limits.clone(),
+        version: http::NSQ_VERSION,
+        place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
+        auth,
+    })
 }
 
 /// Listens for clients, if the node takes any.
@@ -261,6 +277,7 @@ async fn listen_http(
     listener.map(Some).map_err(|error| RunError::Listen { address, flag, error })
 }
 
+#[expect(clippy::too_many_arguments, reason = "as the function that it calls")]
 fn http_state(
     config: &Config,
     env: &Env,
@@ -269,9 +286,19 @@ fn http_state(
     relays: &Arc<Relays>,
     lookups: Arc<Lookups>,
     ports: Ports,
+    auth: Option<Arc<Auth>>,
 ) -> HttpState {
     let (broker, relays, config) = (Arc::clone(broker), Arc::clone(relays), Arc::new(config.clone()));
-    HttpState::new(broker, mesh, relays, lookups, config, env.clone(), ports)
+    HttpState::new(broker, mesh, relays, lookups, config, env.clone(), ports, auth)
+}
+
+fn start_statsd(config: &Config, env: &Env, broker: &Arc<Broker>, ports: Ports, exit: Exiting) {
+    if config.statsd.address.is_some() {
+        let port = config.broadcast_http_port.unwrap_or(ports.http);
+        let address = config.broadcast_address().to_owned();
+        let told = statsd::run(config.statsd.clone(), address, port, Arc::clone(broker), env.clone(), exit);
+        env.background.spawn(Box::pin(told));
+    }
 }
 
 fn serve_http(

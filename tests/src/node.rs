@@ -404,7 +404,8 @@ impl Process {
 
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
-    matches!(name, "--topic-durability" | "--join" | "--lookupd-tcp-address")
+    let names = ["--topic-durability", "--join", "--lookupd-tcp-address", "--auth-http-address"];
+    names.contains(&name)
 }
 
 fn copy_lines(stderr: impl Read, sink: &Mutex<String>) {

@@ -12,6 +12,7 @@
 //! - [`nsq`]: the V2 protocol between a node and its clients.
 //! - [`peer`]: how a stream between two nodes begins.
 //! - [`relay`]: how one node consumes a channel of another.
+//! - [`auth`]: what an authorisation server says that a secret allows.
 //! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
 //! - [`registration`]: protocol V1, in which a classic nsqd tells an nsqlookupd what it holds.
 
@@ -20,6 +21,7 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)
 )]
 
+pub mod auth;
 mod id;
 pub mod lookup;
 mod name;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -50,6 +51,7 @@ pub(crate) struct Client {
     /// Messages that it has requeued.
     pub(crate) requeue_count: AtomicU64,
     closing: AtomicBool,
+    remote_ip: IpAddr,
     about: Mutex<About>,
 }
 
@@ -65,6 +67,16 @@ struct About {
     topology_zone: String,
     connected: SystemTime,
     published: BTreeMap<TopicName, u64>,
+    identity: Option<Identity>,
+}
+
+/// Who the owner of a client's secret is, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A name.
+    pub name: String,
+    /// Where there is more; may be empty.
+    pub url: String,
 }
 
 /// A connection as `/stats` shows it (NSQ reference, section 6.5).
@@ -100,11 +112,14 @@ pub struct ClientStats {
     pub topology_zone: String,
     /// Messages published, by topic.
     pub pub_counts: Vec<(TopicName, u64)>,
+    /// Whose secret it has shown.
+    pub identity: Option<Identity>,
 }
 
 impl Client {
     /// A connection that just came in.
     pub(crate) fn new(id: u32, remote_address: String, remote_ip: String, connected: SystemTime) -> Self {
+        let ip = remote_address.parse().map_or(Ipv4Addr::UNSPECIFIED.into(), |from: SocketAddr| from.ip());
         let about = About {
             remote_address,
             client_id: remote_ip.clone(),
@@ -115,6 +130,7 @@ impl Client {
             topology_zone: String::new(),
             connected,
             published: BTreeMap::new(),
+            identity: None,
         };
         Self {
             id,
@@ -131,6 +147,7 @@ impl Client {
             finish_count: AtomicU64::new(0),
             requeue_count: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            remote_ip: ip,
             about: Mutex::new(about),
         }
     }
@@ -144,6 +161,16 @@ impl Client {
         about.sample_rate = identify.sample_rate;
         about.topology_region.clone_from(&identify.topology_region);
         about.topology_zone.clone_from(&identify.topology_zone);
+    }
+
+    /// Takes note of whose secret it has shown.
+    pub(crate) fn authorized(&self, identity: Identity) {
+        self.about.lock().identity = Some(identity);
+    }
+
+    /// Where it connects from.
+    pub(crate) const fn remote_ip(&self) -> IpAddr {
+        self.remote_ip
     }
 
     /// Says where it is, seen from a node that is `here`. All that are connected directly come before relays.
@@ -238,6 +265,7 @@ impl Client {
             topology_region: about.topology_region.clone(),
             topology_zone: about.topology_zone.clone(),
             pub_counts: about.published.iter().map(|(topic, count)| (topic.clone(), *count)).collect(),
+            identity: about.identity.clone(),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     client::Client,
     clock::millis,
     commits::{Change, Ticket},
+    latency::Sketch,
     queue::Queue,
     reclaim::Needs,
     signal::Signal,
@@ -463,6 +464,20 @@ impl Topic {
             message_bytes,
             channels,
         })
+    }
+
+    /// How long the messages that were finished lately took, over all channels; `None` where that is not kept,
+    /// and without channels.
+    pub fn latency(&self) -> Option<Sketch> {
+        let mut channels = self.channels().into_iter().filter_map(|channel| channel.latency());
+        let mut whole = channels.next()?;
+        channels.for_each(|part| whole.merge(&part));
+        Some(whole)
+    }
+
+    /// The quantiles of latency that are to be shown.
+    pub fn percentiles(&self) -> &[f64] {
+        &self.shared.latency.percentiles
     }
 
     /// A snapshot for `/stats`.

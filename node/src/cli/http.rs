@@ -13,6 +13,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::token::token;
+
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to wait for the whole answer then.
@@ -93,8 +95,9 @@ impl Http {
             Ok(Err(error)) => return Err(unreachable(address, &error)),
             Err(_) => bail!("cannot reach a node at {address} (no answer within {to_connect:?})"),
         };
+        let token = token().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let mut request = format!(
-            "{method} {target} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: bruit/{}\r\n{headers}Content-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: bruit/{}\r\n{token}{headers}Content-Length: {}\r\n\r\n",
             env!("CARGO_PKG_VERSION"),
             body.len()
         )
@@ -132,7 +135,12 @@ impl Answer {
 
     /// A sentence that says why the node at `from` refused.
     pub(super) fn refusal(&self, from: &Http) -> anyhow::Error {
-        let hint = if self.status == 404 { ": is it a node of bruit, and a recent one?" } else { "" };
+        let hint = match self.status {
+            404 => ": is it a node of bruit, and a recent one?",
+            401 => ": it wants a token that it knows, in a file that --token-file names, or in BRUIT_TOKEN",
+            403 => ": the token does not allow this",
+            _ => "",
+        };
         anyhow!("the node at {} refuses with {} {}{hint}", from.address, self.status, self.message())
     }
 

@@ -28,9 +28,10 @@ mod tail;
 mod to_file;
 mod to_http;
 mod to_mesh;
+mod token;
 mod upstreams;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -58,6 +59,9 @@ const IN_PART: u8 = 4;
         130 or 143 after a second SIGINT or SIGTERM."
 )]
 struct Cli {
+    /// Holds the token to show to a node that wants one [env: BRUIT_TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,7 +120,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let argv = argv::rewrite(argv.into_iter(), &command);
     let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
-        Ok(cli) => run(cli.command),
+        Ok(cli) => start(cli),
         Err(error) => {
             // Help goes to standard output with code 0, a mistake to standard error with code 2. There is
             // nobody left to tell if even that fails.
@@ -130,6 +134,16 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
         }
         ExitCode::from(if error.is::<settings::SettingsError>() { USAGE } else { FAILED })
     })
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Serve(_)) && cli.token_file.is_some() {
+        anyhow::bail!(
+            "--token-file is for commands that ask a node: name the tokens that a node takes with --auth-tokens-file"
+        );
+    }
+    token::choose(cli.token_file.as_ref())?;
+    run(cli.command)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -4,6 +4,7 @@
 //! task, which reads, delivers and writes; [`commands`] is what each command does to it; [`outbox`] holds what goes to the socket and
 //! [`deadlines`] when it is given up; [`listener`] accepts.
 
+mod authorize;
 mod commands;
 mod connection;
 mod deadlines;

@@ -7,6 +7,7 @@ use bruit_wire::nsq::{
 };
 
 use crate::{
+    auth::Auth,
     broker::{Place, millis},
     config::Limits,
 };
@@ -20,6 +21,8 @@ pub(crate) struct ServerFacts {
     pub(crate) version: &'static str,
     /// Where the node is.
     pub(crate) place: Place,
+    /// Decides what clients may do; `None` lets everybody do everything.
+    pub(crate) auth: Option<Arc<Auth>>,
 }
 
 /// The highest deflate level that the reply to IDENTIFY names, as nsqd's default.
@@ -63,6 +66,8 @@ pub(super) enum Effect<'a> {
     Requeue(&'a [u8; 16], u64),
     /// A message takes longer.
     Touch(&'a [u8; 16]),
+    /// The client says what it may do.
+    Authenticate(&'a [u8]),
     /// No more messages; the client will hang up.
     CloseWait,
 }
@@ -108,7 +113,7 @@ impl Session {
                 self.ready = 0;
                 Effect::CloseWait
             }
-            Command::Auth { .. } => return Err(ClientError::auth_disabled()),
+            Command::Auth { secret } => Effect::Authenticate(secret),
             Command::Identify { body } => self.identify(body)?,
         })
     }
@@ -175,7 +180,7 @@ impl Session {
             max_deflate_level: DEFLATE_LEVEL,
             snappy: false,
             sample_rate: identify.sample_rate,
-            auth_required: false,
+            auth_required: self.facts.auth.is_some(),
             output_buffer_size: identify.output_buffer_size,
             output_buffer_timeout: identify.output_buffer_timeout.map_or(0, millis),
             topology_region: &self.facts.place.region,
@@ -194,6 +199,7 @@ mod tests {
             limits: Limits::default(),
             version: "1.3.0",
             place: Place::default(),
+            auth: None,
         }))
     }
 

@@ -37,6 +37,7 @@ impl Fixture {
         config.journal.min_free_bytes = 0;
         config.limits.max_msg_size = 10;
         let opening = Opening {
+            latency: config.latency.clone(),
             env: env.clone(),
             dir: dir.path().to_owned(),
             node: 1,
@@ -69,6 +70,7 @@ impl Fixture {
             Arc::new(config),
             env,
             ports,
+            None,
         );
         Self { app: app(state.clone()), lookup: lookup_app(state), broker, mesh, exit, _dir: dir }
     }

@@ -14,6 +14,7 @@ mod body;
 mod document;
 #[cfg(test)]
 mod fixture;
+mod guard;
 mod info;
 mod keys;
 mod known;
@@ -31,6 +32,7 @@ mod refusals;
 mod relay;
 mod reply;
 mod route;
+mod series;
 mod serve;
 mod stats;
 mod stats_json;
@@ -43,11 +45,14 @@ use tokio::time::Instant;
 pub(crate) use self::serve::{Face, serve};
 use self::{
     body::Bodies,
+    guard::Guard,
     options::LiveOptions,
     refusals::Refusals,
     route::{App, Routes},
 };
-use crate::{Config, broker::Broker, env::Env, lookupd::Lookups, mesh::MeshHandle, relay::Relays};
+use crate::{
+    Config, auth::Auth, broker::Broker, env::Env, lookupd::Lookups, mesh::MeshHandle, relay::Relays,
+};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -72,6 +77,8 @@ pub(crate) struct HttpState {
     bodies: Bodies,
     options: Arc<LiveOptions>,
     refusals: Arc<Refusals>,
+    auth: Option<Arc<Auth>>,
+    guard: Option<Arc<Guard>>,
 }
 
 /// The ports that a node really listens on.
@@ -86,6 +93,7 @@ pub(crate) struct Ports {
 impl HttpState {
     /// The state of a node that starts now. `log_level` is the level that holds at start, by NSQ's word for
     /// it; `set_log_level` applies another one.
+    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
     pub(crate) fn new(
         broker: Arc<Broker>,
         mesh: MeshHandle,
@@ -94,6 +102,7 @@ impl HttpState {
         config: Arc<Config>,
         env: Env,
         ports: Ports,
+        auth: Option<Arc<Auth>>,
     ) -> Self {
         let log = &config.log;
         let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set), lookups);
@@ -109,6 +118,8 @@ impl HttpState {
             http_port: ports.http,
             bodies,
             options: Arc::new(options),
+            guard: Guard::new(config.auth.http, auth.as_ref()),
+            auth,
             config,
             refusals: Arc::new(Refusals::default()),
         }

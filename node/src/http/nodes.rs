@@ -5,7 +5,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Extension, extract::State, http::Uri, response::Response};
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, Uri, header::AUTHORIZATION},
+    response::Response,
+};
 use bruit_gossip::{About, Member, MemberState, NodeId};
 use bruit_wire::{TopicName, lookup};
 
@@ -51,7 +56,11 @@ pub(super) async fn debug(State(state): State<HttpState>, asker: Option<Extensio
 
 /// `POST /topic/tombstone?topic=&node=`: hides a producer, named `broadcast_address:http_port`, from lookups
 /// of the topic for a while. Success also when nothing is named so.
-pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn tombstone(
+    State(state): State<HttpState>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let query = Query::of(&uri)?;
     let topic = named_topic(&query)?;
     let node = query.first("node").ok_or(ApiError::bad("MISSING_ARG_NODE"))?;
@@ -64,7 +73,7 @@ pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Resul
     for id in named {
         state.mesh.tombstone(topic.clone(), id).await;
         if !relayed && id != known.view().me() {
-            relay::tombstone(&state, &known, id, &topic, &node).await;
+            relay::tombstone(&state, &known, id, &topic, &node, headers.get(AUTHORIZATION)).await;
         }
     }
     Ok(reply::empty())

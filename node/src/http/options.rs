@@ -13,7 +13,7 @@ use super::{
     HttpState,
     reply::{self, ApiError},
 };
-use crate::{Config, lookupd::Lookups};
+use crate::{AuthMethod, Config, lookupd::Lookups};
 
 const INVALID_OPTION: ApiError = ApiError::bad("INVALID_OPTION");
 const INVALID_VALUE: ApiError = ApiError::bad("INVALID_VALUE");
@@ -108,7 +108,7 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "nsqlookupd_tcp_addresses" => json!(live.lookups.addresses()),
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.map(|address| address.to_string()).unwrap_or_default()),
-        "https_address" | "statsd_address" | "tls_cert" | "tls_key" => json!(""),
+        "https_address" | "tls_cert" | "tls_key" => json!(""),
         "broadcast_address" => json!(config.broadcast_address()),
         "broadcast_tcp_port" => json!(config.broadcast_tcp_port.unwrap_or_default()),
         "broadcast_http_port" => json!(config.broadcast_http_port.unwrap_or_default()),
@@ -132,7 +132,24 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "min_output_buffer_timeout" => nanoseconds(limits.min_output_buffer_timeout),
         "output_buffer_timeout" => nanoseconds(limits.output_buffer_timeout),
         "deflate" | "snappy" => json!(false),
-        "auth_http_addresses" | "e2e_processing_latency_percentiles" | "enable_experiment" => json!([]),
+        "auth_http_addresses" => {
+            json!(config.auth.servers.iter().map(|server| &server.text).collect::<Vec<_>>())
+        }
+        "auth_http_request_method" => match config.auth.method {
+            AuthMethod::Get => json!("get"),
+            AuthMethod::Post => json!("post"),
+        },
+        "http_client_connect_timeout" => nanoseconds(config.auth.connect_timeout),
+        "http_client_request_timeout" => nanoseconds(config.auth.request_timeout),
+        "statsd_address" => json!(config.statsd.address.as_deref().unwrap_or_default()),
+        "statsd_prefix" => json!(config.statsd.prefix),
+        "statsd_interval" => nanoseconds(config.statsd.interval),
+        "statsd_mem_stats" => json!(config.statsd.memory),
+        "statsd_udp_packet_size" => json!(config.statsd.packet_size),
+        "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
+        "e2e_processing_latency_percentiles" => json!(config.latency.percentiles),
+        "e2e_processing_latency_window_time" => nanoseconds(config.latency.window),
+        "enable_experiment" => json!([]),
         _ => return None,
     })
 }

@@ -19,7 +19,7 @@ use axum::{
 };
 use tower::ServiceExt;
 
-use super::{HttpState, reply::ApiError};
+use super::{HttpState, guard::Guard, reply::ApiError};
 use crate::env::WallClock;
 
 /// Collects routes for axum and for the table at once, so that the two cannot differ.
@@ -47,8 +47,8 @@ impl Routes {
 
     /// The routes, ready to answer.
     pub(super) fn into_app(self, state: HttpState) -> App {
-        let wall = Arc::clone(&state.env.wall);
-        App { router: self.router.with_state(state), table: self.table, wall }
+        let (wall, guard) = (Arc::clone(&state.env.wall), state.guard.clone());
+        App { router: self.router.with_state(state), table: self.table, wall, guard }
     }
 
     fn on<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self
@@ -67,6 +67,7 @@ pub(super) struct App {
     router: Router,
     table: Table,
     wall: Arc<dyn WallClock>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl App {
@@ -89,6 +90,13 @@ impl App {
     }
 
     async fn serve(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        if let Some(guard) = &self.guard
+            && let Err(refusal) = guard.admit(&parts).await
+        {
+            return refusal;
+        }
+        let request = Request::from_parts(parts, body);
         match self.router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

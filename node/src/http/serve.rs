@@ -24,9 +24,6 @@ use crate::{
     exit::Exiting,
 };
 
-/// Connections at once. Further ones are closed as they come, which a client sees at once; waiting would
-/// leave it in the dark.
-const CONNECTIONS_MAX: u32 = 1024;
 /// How long a connection may be idle between two requests. It is long because closing races with the next
 /// request: a client that publishes now and then would lose one.
 const IDLE_MAX: Duration = Duration::from_secs(75);
@@ -57,6 +54,7 @@ pub(super) struct Asker(pub(super) SocketAddr);
 /// sockets belong to it.
 pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: Face, shutdown: Exiting) {
     let background = Arc::clone(&state.env.background);
+    let max = state.config.limits.max_http_connections;
     let app = Arc::new(match face {
         Face::Node => app(state),
         Face::Lookup => lookup_app(state),
@@ -65,20 +63,23 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: F
         let app = Arc::clone(&app);
         async move { Ok(app.answer(request.map(Body::new)).await) }
     });
-    serve_with(listener, service, &*background, shutdown).await;
+    serve_with(listener, service, &*background, shutdown, max).await;
 }
 
+/// Takes up to `max` connections at once. Further ones are closed as they come, which a client sees at once;
+/// waiting would leave it in the dark.
 async fn serve_with<S, F>(
     mut listener: Box<dyn Listener>,
     service: S,
     background: &dyn Spawn,
     shutdown: Exiting,
+    max: u32,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response, Infallible>> + Send,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let slots = Arc::new(Semaphore::new(max as usize));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -94,7 +95,7 @@ async fn serve_with<S, F>(
             }
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::debug!(%peer, limit = CONNECTIONS_MAX, "too many HTTP connections, this one is closed");
+            tracing::debug!(%peer, limit = max, "too many HTTP connections, this one is closed");
             continue;
         };
         let (service, shutdown) = (service.clone(), shutdown.clone());
@@ -105,7 +106,7 @@ async fn serve_with<S, F>(
     }
     drop(listener);
     // All slots are free when the last connection has ended.
-    if timeout(FAREWELL_MAX, slots.acquire_many(CONNECTIONS_MAX)).await.is_err() {
+    if timeout(FAREWELL_MAX, slots.acquire_many(max)).await.is_err() {
         tracing::warn!("HTTP requests are still under way; stopping without them");
     }
 }
@@ -169,6 +170,8 @@ mod tests {
         http::{body::Bodies, reply},
     };
 
+    const CONNECTIONS_MAX: u32 = 100;
+
     /// Hands out the connections that the test makes.
     struct Door(mpsc::UnboundedReceiver<io::Result<Conn>>);
 
@@ -219,7 +222,7 @@ mod tests {
                 }
             });
             TokioSpawn.spawn(Box::pin(async move {
-                serve_with(Box::new(Door(conns)), service, &TokioSpawn, shutdown).await;
+                serve_with(Box::new(Door(conns)), service, &TokioSpawn, shutdown, CONNECTIONS_MAX).await;
                 let _ = end.send(());
             }));
             Self { door, stop, ended }

@@ -5,6 +5,7 @@ use std::{fmt::Display, time::Duration};
 use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
 
 use super::{
+    auth, figures,
     form::{Form, GoDuration, Size},
     mesh,
 };
@@ -35,6 +36,8 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     let silence = config.classic.inactive_producer_timeout;
     at_least("inactive-producer-timeout", silence, Duration::from_secs(1), &mut problems);
     journal(&config.journal, &mut problems);
+    auth::check(&config.auth, &mut problems);
+    figures::check(config, &mut problems);
     problems
 }
 
@@ -87,6 +90,18 @@ fn sizes(limits: &Limits, problems: &mut Vec<String>) {
     if limits.max_connections == 0 {
         problems.push("--max-connections is 0, so that nobody could connect: write 1 or more".to_owned());
     }
+    let largest = limits.max_msg_size.max(limits.max_body_size);
+    if limits.max_unfinished_input < largest {
+        problems.push(format!(
+            "--max-unfinished-input is {}, in which a body of {} never fits: raise it, or lower --max-msg-size and \
+             --max-body-size",
+            Size::show(&limits.max_unfinished_input),
+            Size::show(&largest)
+        ));
+    }
+    if limits.max_http_connections == 0 {
+        problems.push("--max-http-connections is 0: turn HTTP off with --http-address= instead".to_owned());
+    }
     if limits.max_output_buffer_size < 64 {
         problems.push(format!(
             "--max-output-buffer-size is {}: write 64 or more, the smallest buffer that clients may ask for",
@@ -97,6 +112,8 @@ fn sizes(limits: &Limits, problems: &mut Vec<String>) {
 
 fn times(limits: &Limits, problems: &mut Vec<String>) {
     at_least("msg-timeout", limits.msg_timeout, Duration::from_millis(1), problems);
+    at_least("opening-timeout", limits.opening_timeout, CLIENT_TIMEOUT_MIN, problems);
+    at_least("command-timeout", limits.command_timeout, CLIENT_TIMEOUT_MIN, problems);
     at_least("client-timeout", limits.client_timeout, CLIENT_TIMEOUT_MIN, problems);
     at_least("max-heartbeat-interval", limits.max_heartbeat_interval, HEARTBEAT_MIN, problems);
     let shortest = limits.min_output_buffer_timeout;
@@ -126,11 +143,16 @@ fn journal(journal: &JournalConfig, problems: &mut Vec<String>) {
     }
 }
 
-fn out_of_range(name: &str, value: impl Display, least: impl Display, most: impl Display) -> String {
+pub(super) fn out_of_range(
+    name: &str,
+    value: impl Display,
+    least: impl Display,
+    most: impl Display,
+) -> String {
     format!("--{name} is {value}: write something from {least} to {most}")
 }
 
-fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
+pub(super) fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
     if value < least {
         let (value, least) = (GoDuration::show(&value), GoDuration::show(&least));
         problems.push(format!("--{name} is {value}: write {least} or more"));
@@ -197,6 +219,10 @@ mod tests {
         refuses("--max-msg-size is 0", |config| config.limits.max_msg_size = 0);
         refuses("--max-rdy-count is 0", |config| config.limits.max_rdy_count = 0);
         refuses("--max-connections is 0", |config| config.limits.max_connections = 0);
+        refuses("--max-http-connections is 0", |config| config.limits.max_http_connections = 0);
+        refuses("--max-unfinished-input is 4MiB, in which a body of 5MiB never fits", |config| {
+            config.limits.max_unfinished_input = 4 << 20;
+        });
         refuses("write 64 or more", |config| config.limits.max_output_buffer_size = 63);
         refuses("--segment-size is 4KiB: write something from 64KiB to 1GiB", |config| {
             config.journal.segment_size = 4096;
@@ -214,6 +240,9 @@ mod tests {
         });
         refuses("--msg-timeout is 0s: write 1ms or more", |config| {
             config.limits.msg_timeout = Duration::ZERO
+        });
+        refuses("--opening-timeout is 1ms: write 100ms or more", |config| {
+            config.limits.opening_timeout = Duration::from_millis(1);
         });
         refuses("--client-timeout is 10ms: write 100ms or more", |config| {
             config.limits.client_timeout = Duration::from_millis(10);

@@ -193,7 +193,7 @@ impl Form<Vec<String>> for Texts {
 }
 
 /// The texts between the commas of a list.
-fn parts(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 

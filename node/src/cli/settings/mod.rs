@@ -5,7 +5,9 @@
 //! that cannot be right stops the start, with a sentence that says what to write instead.
 
 mod args;
+mod auth;
 mod check;
+mod figures;
 mod file;
 mod form;
 mod mesh;
@@ -159,7 +161,8 @@ fn read_environment(
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
             // Kubernetes gives every pod variables such as BRUIT_PORT when a service is called bruit.
-            if !name.starts_with("BRUIT_PORT") && !name.starts_with("BRUIT_SERVICE_") {
+            if name != "BRUIT_TOKEN" && !name.starts_with("BRUIT_PORT") && !name.starts_with("BRUIT_SERVICE_")
+            {
                 warnings
                     .push(format!("{name} is no setting and has no effect; `bruit config show` lists them"));
             }
@@ -382,8 +385,8 @@ mod tests {
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
                 --durability)"));
-        let settings = resolve(&[], &[("BRUIT_STATSD_ADDRESS", "a:8125")]).unwrap();
-        assert!(settings.warnings[0].starts_with("BRUIT_STATSD_ADDRESS has no effect here"));
+        let settings = resolve(&[], &[("BRUIT_LOG_PREFIX", "x")]).unwrap();
+        assert!(settings.warnings[0].starts_with("BRUIT_LOG_PREFIX has no effect here"));
         let (_kept, config) = file("id = 5");
         let settings = resolve(&[&config], &[]).unwrap();
         assert!(settings.warnings[0].starts_with("id ("), "{:?}", settings.warnings);
@@ -395,9 +398,8 @@ mod tests {
         for flag in ["--tls-required", "--tls-required=tcp-https", "--tls-client-auth-policy=require"] {
             refusal(&[flag], "put a TLS proxy in front");
         }
-        refusal(&["--auth-http-address=127.0.0.1:4181"], "cannot ask an authorisation server");
         refusal(&["--tls-required=maybe"], "is neither true nor false");
-        assert!(resolve(&["--tls-required=false", "--auth-http-address="], &[]).unwrap().warnings.is_empty());
+        assert!(resolve(&["--tls-required=false"], &[]).unwrap().warnings.is_empty());
     }
 
     #[test]

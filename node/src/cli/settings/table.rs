@@ -5,6 +5,8 @@
 use bruit_gossip::Secret;
 
 use super::{
+    auth::{AuthMethodName, AuthServers, HttpGuardName, PathOrNone},
+    figures::{HostOrOff, OnOff, Percentiles},
     form::{
         Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, LogPrefix, PathText, Peers,
         PortOrSame, ProfileName, RelayMode, Rules, Size, Text, Texts,
@@ -146,13 +148,8 @@ const SYNCED: &str = "messages are synced before they are acknowledged (see --du
 const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
 const TIMERS: &str = "messages are timed one by one, not scanned for";
 const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
-const STATSD: &str = "nothing is sent to statsd; /stats has the figures";
 const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
 const COMPRESSION: &str = "compression is not offered; clients go on without it";
-const LATENCY: &str = "end-to-end latency is not kept";
-const OUTBOUND: &str = "this node makes no HTTP requests";
-const AUTH: &str = "leave it out and let a firewall or a proxy decide who may connect; this node cannot ask an \
-                    authorisation server, and would let everyone in";
 const TLS: &str = "leave it out and put a TLS proxy in front; this node serves clear text only, and would not \
                    protect what you meant to protect";
 
@@ -223,10 +220,22 @@ pub(super) static SETTINGS: &[Setting] = &[
         "How long a FIN waits to be written with others; a crash within it delivers again"),
     applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
+    applied!("max-http-connections", "N", Count, One, limits.max_http_connections,
+        "HTTP connections at each address; further ones are closed at once"),
+    applied!("max-waiting-output", "SIZE", Size, One, limits.max_waiting_output,
+        "Bytes that wait for slow clients, over all; beyond, a client gets no more messages than it reads"),
+    applied!("max-unfinished-input", "SIZE", Size, One, limits.max_unfinished_input,
+        "Bytes of commands that came in part, over all clients; beyond, one that holds over 64KiB is closed"),
+    applied!("opening-timeout", "TIME", GoDuration, Duration, limits.opening_timeout,
+        "How long a connection may take to say which protocol it speaks"),
+    applied!("command-timeout", "TIME", GoDuration, Duration, limits.command_timeout,
+        "How long a client without heartbeats may take for a command it has begun; others have two intervals"),
     applied!("max-topics", "N", Count, One, limits.max_topics, "Topics; one more is refused"),
     applied!("max-channels", "N", Count, One, limits.max_channels, "Channels of a topic; one more is refused"),
     applied!("max-channel-consumers", "N", Count, One, limits.max_channel_consumers,
         "Consumers per channel; 0 is no limit"),
+    applied!("max-metrics-series", "N", Count, One, limits.max_metrics_series,
+        "Series of topics and channels in /metrics; further ones are counted"),
     applied!("max-msg-size", "SIZE", Size, One, limits.max_msg_size, "Largest message"),
     applied!("max-body-size", "SIZE", Size, One, limits.max_body_size,
         "Largest body of a command, as of MPUB"),
@@ -254,10 +263,37 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Output buffer time-out that is told to clients; an idle node sends at once all the same"),
     applied!("mem-queue-size", "N", Count, One, limits.mem_queue_size,
         "Messages that an #ephemeral topic or channel keeps; the others are on disk and have no such limit"),
-    refused("auth-http-address", Shape::Many, AUTH).with_file_key("auth_http_addresses"),
+    applied!("auth-http-address", "ADDR", AuthServers, Many, auth.servers,
+        "An authorisation server, host:port or a URL, that says what a client's AUTH allows; of several, \
+         another is asked when one does not answer").with_file_key("auth_http_addresses"),
+    applied!("auth-http-request-method", "METHOD", AuthMethodName, One, auth.method,
+        "get or post: how authorisation servers are asked"),
+    applied!("http-client-connect-timeout", "TIME", GoDuration, Duration, auth.connect_timeout,
+        "How long a connection to an authorisation server may take"),
+    applied!("http-client-request-timeout", "TIME", GoDuration, Duration, auth.request_timeout,
+        "How long its answer may take, the connection included"),
+    applied!("auth-tokens-file", "FILE", PathOrNone, One, auth.tokens_file,
+        "Tokens and what each allows, TOML or JSON, instead of a server or before one; read again when it \
+         changes"),
+    applied!("http-auth", "WHAT", HttpGuardName, One, auth.http,
+        "What of HTTP needs a token: off, changes (publishing and what changes something) or all"),
+    applied!("statsd-address", "HOST:PORT", HostOrOff, One, statsd.address,
+        "Where figures are sent by UDP for statsd; empty sends none"),
+    applied!("statsd-prefix", "TEXT", Text, One, statsd.prefix,
+        "What the names of these figures begin with; %s stands for this node"),
+    applied!("statsd-interval", "TIME", GoDuration, Duration, statsd.interval, "How often they are sent"),
+    applied!("statsd-mem-stats", "BOOL", OnOff, Switch, statsd.memory,
+        "Sends the names of Go's memory figures along, all 0"),
+    applied!("statsd-udp-packet-size", "N", Count, One, statsd.packet_size, "Largest of these datagrams, bytes"),
+    applied!("statsd-exclude-ephemeral", "BOOL", OnOff, Switch, statsd.exclude_ephemeral,
+        "Leaves out topics and channels that are #ephemeral"),
+    applied!("e2e-processing-latency-percentile", "N", Percentiles, Many, latency.percentiles,
+        "A quantile, over 0 and up to 1, of the time from publishing to FIN, to be shown in /stats, /metrics and \
+         statsd").with_file_key("e2e_processing_latency_percentiles"),
+    applied!("e2e-processing-latency-window-time", "TIME", GoDuration, Duration, latency.window,
+        "How far back these quantiles look"),
     refused("tls-required", Shape::Switch, TLS),
     refused("tls-client-auth-policy", Shape::One, TLS),
-    ignored("auth-http-request-method", Shape::One, "no authorisation server is asked"),
     ignored("tls-cert", Shape::One, CLEAR_TEXT),
     ignored("tls-key", Shape::One, CLEAR_TEXT),
     ignored("tls-min-version", Shape::One, CLEAR_TEXT),
@@ -276,17 +312,6 @@ pub(super) static SETTINGS: &[Setting] = &[
     ignored("queue-scan-dirty-percent", Shape::One, TIMERS),
     ignored("node-id", Shape::One, IDENTITY).with_file_key("id"),
     ignored("worker-id", Shape::One, IDENTITY),
-    ignored("statsd-address", Shape::One, STATSD),
-    ignored("statsd-exclude-ephemeral", Shape::Switch, STATSD),
-    ignored("statsd-interval", Shape::Duration, STATSD),
-    ignored("statsd-mem-stats", Shape::Switch, STATSD),
-    ignored("statsd-prefix", Shape::One, STATSD),
-    ignored("statsd-udp-packet-size", Shape::One, STATSD),
-    ignored("e2e-processing-latency-percentile", Shape::Many, LATENCY)
-        .with_file_key("e2e_processing_latency_percentiles"),
-    ignored("e2e-processing-latency-window-time", Shape::Duration, LATENCY),
-    ignored("http-client-connect-timeout", Shape::Duration, OUTBOUND),
-    ignored("http-client-request-timeout", Shape::Duration, OUTBOUND),
     ignored("enable-experiment", Shape::Many, "no experiment is known here"),
     ignored("tombstone-lifetime", Shape::Duration, "a hidden producer stays hidden for 45 s"),
     ignored("verbose", Shape::Switch, "use --log-level=debug"),
