@@ -385,8 +385,8 @@ mod tests {
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
                 --durability)"));
-        let settings = resolve(&[], &[("BRUIT_LOG_PREFIX", "x")]).unwrap();
-        assert!(settings.warnings[0].starts_with("BRUIT_LOG_PREFIX has no effect here"));
+        let settings = resolve(&[], &[("BRUIT_SYNC_TIMEOUT", "2s")]).unwrap();
+        assert!(settings.warnings[0].starts_with("BRUIT_SYNC_TIMEOUT has no effect here"));
         let (_kept, config) = file("id = 5");
         let settings = resolve(&[&config], &[]).unwrap();
         assert!(settings.warnings[0].starts_with("id ("), "{:?}", settings.warnings);
