@@ -8,9 +8,20 @@ use bruit_wire::TopicName;
 
 use crate::auth::AuthConfig;
 
+/// What a node is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes messages, keeps them and hands them out.
+    Node,
+    /// It answers lookups, as nsqlookupd does: it listens to no clients, holds no topic and stores nothing.
+    Lookup,
+}
+
 /// Everything that one node needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What the node is there for.
+    pub role: Role,
     /// Where clients connect; port 0 takes a free one.
     pub tcp_address: SocketAddr,
     /// Where HTTP is served; `None` turns it off.
@@ -45,6 +56,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// How other nodes are found.
     pub mesh: MeshConfig,
+    /// How it gets on with nsqd and nsqlookupd of the classic kind.
+    pub classic: ClassicConfig,
     /// How much is logged, and how to change that while the node runs.
     pub log: LogControl,
 }
@@ -54,6 +67,8 @@ pub struct Config {
 pub struct LogControl {
     /// The level at start, in NSQ's words: `debug`, `info`, `warn`, `error` or `fatal`.
     pub level: String,
+    /// What each line of the log begins with, in NSQ's format; `None` for a format of our own.
+    pub prefix: Option<String>,
     /// Applies another one; false if it is none.
     pub set: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -61,7 +76,7 @@ pub struct LogControl {
 impl Default for LogControl {
     fn default() -> Self {
         let known = |level: &str| ["debug", "info", "warn", "error", "fatal"].contains(&level);
-        Self { level: "info".to_owned(), set: Arc::new(known) }
+        Self { level: "info".to_owned(), prefix: None, set: Arc::new(known) }
     }
 }
 
@@ -74,6 +89,7 @@ impl std::fmt::Debug for LogControl {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            role: Role::Node,
             tcp_address: SocketAddr::from(([0, 0, 0, 0], 4150)),
             http_address: Some(SocketAddr::from(([0, 0, 0, 0], 4151))),
             data_path: PathBuf::from("bruit-data"),
@@ -90,6 +106,7 @@ impl Default for Config {
             statsd: StatsdConfig::default(),
             auth: AuthConfig::default(),
             mesh: MeshConfig::default(),
+            classic: ClassicConfig::default(),
             log: LogControl::default(),
         }
     }
@@ -109,6 +126,8 @@ pub enum Relay {
 pub struct MeshConfig {
     /// Where sealed datagrams are taken; port 0 takes a free one. `None` keeps the node by itself.
     pub gossip_address: Option<SocketAddr>,
+    /// Whether to take free ports where those for gossip and QUIC are taken already.
+    pub any_port: bool,
     /// Where QUIC connections are taken; port 0 takes a free one.
     pub mesh_address: SocketAddr,
     /// Only nodes that name the same cluster talk to each other.
@@ -129,6 +148,7 @@ impl Default for MeshConfig {
     fn default() -> Self {
         Self {
             gossip_address: Some(SocketAddr::from(([127, 0, 0, 1], 4160))),
+            any_port: false,
             mesh_address: SocketAddr::from(([127, 0, 0, 1], 4161)),
             cluster_name: "bruit".to_owned(),
             secret: None,
@@ -150,6 +170,23 @@ impl std::fmt::Debug for MeshConfig {
             .field("secret", &secret.is_some())
             .field("join", join)
             .finish_non_exhaustive()
+    }
+}
+
+/// How a node gets on with nsqd and nsqlookupd of the classic kind.
+#[derive(Debug, Clone)]
+pub struct ClassicConfig {
+    /// `host:port` of nsqlookupds to register at, as nsqd does; at most 64.
+    pub lookupds: Vec<String>,
+    /// Where classic nsqds register, as at nsqlookupd; port 0 takes a free one, `None` turns it off.
+    pub listen: Option<SocketAddr>,
+    /// An nsqd that has registered and says nothing for this long is taken for gone.
+    pub inactive_producer_timeout: Duration,
+}
+
+impl Default for ClassicConfig {
+    fn default() -> Self {
+        Self { lookupds: Vec::new(), listen: None, inactive_producer_timeout: Duration::from_secs(300) }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod env;
 mod exit;
 mod http;
 pub mod journal;
+mod lookupd;
 mod mesh;
 mod relay;
 mod rising;
@@ -27,8 +28,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 pub use self::auth::{AuthConfig, AuthError, AuthMethod, AuthServer, HttpGuard};
 pub use self::config::{
-    Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits, LogControl, MeshConfig, Pki,
-    Relay, StatsdConfig,
+    ClassicConfig, Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits, LogControl,
+    MeshConfig, Pki, Relay, Role, StatsdConfig,
 };
 pub use self::data::DataError;
 pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
@@ -40,6 +41,7 @@ use self::{
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
+    lookupd::{Lookups, Registry},
     mesh::MeshHandle,
     relay::Relays,
 };
@@ -52,12 +54,14 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What a node says once it serves.
 #[derive(Debug, Clone)]
 pub struct Ready {
-    /// Where clients connect.
+    /// Where clients connect; port 0 if they may not.
     pub tcp_address: SocketAddr,
     /// Where HTTP is served, if it is.
     pub http_address: Option<SocketAddr>,
     /// Where nsqlookupd's HTTP API is served by itself, if it is.
     pub lookup_http_address: Option<SocketAddr>,
+    /// Where nsqds of the classic kind register, if they may.
+    pub registry_address: Option<SocketAddr>,
     /// The node's id, for life.
     pub node_id: NodeId,
     /// How long the start took.
@@ -90,7 +94,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// `tcp`, `http` or `lookupd-http`.
+        /// `tcp`, `http`, `lookupd-http` or `lookupd-listen-tcp`.
         flag: &'static str,
         /// What the operating system said.
         error: io::Error,
@@ -121,10 +125,10 @@ pub async fn run(
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
     let auth = Auth::open(&config.auth, &env, exiting.clone()).await?;
-    let tcp = listen(&env, config.tcp_address, "tcp").await?;
-    let tcp_address = tcp.local_addr().unwrap_or(config.tcp_address);
+    let (tcp, tcp_address) = listen_to_clients(&config, &env).await?;
     let http = listen_http(&env, config.http_address, "http").await?;
     let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
+    let registry = listen_http(&env, config.classic.listen, "lookupd-listen-tcp").await?;
     let opening = Opening {
         env: env.clone(),
         dir: config.data_path.clone(),
@@ -151,7 +155,10 @@ pub async fn run(
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
     start_statsd(&config, &env, &broker, ports, exiting.clone());
-    let state = http_state(&config, &env, &broker, mesh, &relays, ports, auth.clone());
+    let lookup_port = lookup_http_address.or(http_address).map_or(0, |address| address.port());
+    let registry_address = serve_registry(registry, &config, &env, &mesh, lookup_port, &exiting);
+    let lookups = Lookups::start(&config, &env, &broker, &mesh, ports, &exiting);
+    let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports, auth.clone());
     let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
     let served: Vec<_> = faces
         .into_iter()
@@ -159,18 +166,16 @@ pub async fn run(
             Some(serve_http(&env, state.clone(), listener?, face, exiting.clone()))
         })
         .collect();
-    let facts = Arc::new(ServerFacts {
-        limits: config.limits.clone(),
-        version: http::NSQ_VERSION,
-        place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
-        auth,
-    });
-    let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
-    env.spawn.spawn(Box::pin(clients));
+    let facts = server_facts(&config, auth);
+    if let Some(tcp) = tcp {
+        let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
+        env.spawn.spawn(Box::pin(clients));
+    }
     ready(&Ready {
         tcp_address,
         http_address,
         lookup_http_address,
+        registry_address,
         node_id,
         took: began.elapsed(),
         recovery,
@@ -207,12 +212,51 @@ pub async fn run(
     ended.map_err(|_| RunError::CommitLoop)
 }
 
+/// What clients are told, and what they may do.
+fn server_facts(config: &Config, auth: Option<Arc<Auth>>) -> Arc<ServerFacts> {
+    Arc::new(ServerFacts {
+        limits: config.limits.clone(),
+        version: http::NSQ_VERSION,
+        place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
+        auth,
+    })
+}
+
+/// Listens for clients, if the node takes any.
+async fn listen_to_clients(
+    config: &Config,
+    env: &Env,
+) -> Result<(Option<Box<dyn env::Listener>>, SocketAddr), RunError> {
+    let tcp = match config.role {
+        Role::Node => Some(listen(env, config.tcp_address, "tcp").await?),
+        Role::Lookup => None,
+    };
+    let bound = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+    Ok((tcp, bound.unwrap_or(SocketAddr::new(config.tcp_address.ip(), 0))))
+}
+
 async fn listen(
     env: &Env,
     address: SocketAddr,
     flag: &'static str,
 ) -> Result<Box<dyn env::Listener>, RunError> {
     env.net.listen(address).await.map_err(|error| RunError::Listen { address, flag, error })
+}
+
+/// Lets nsqds of the classic kind register, if they may; where.
+fn serve_registry(
+    listener: Option<Box<dyn env::Listener>>,
+    config: &Config,
+    env: &Env,
+    mesh: &MeshHandle,
+    http_port: u16,
+    exiting: &Exiting,
+) -> Option<SocketAddr> {
+    let listener = listener?;
+    let address = listener.local_addr().ok();
+    let registry = Registry::new(config, env, mesh, http_port, &*listener);
+    env.background.spawn(Box::pin(registry.serve(listener, exiting.clone())));
+    address
 }
 
 /// Listens for HTTP on the background runtime: a socket belongs to the runtime that opened it.
@@ -233,24 +277,19 @@ async fn listen_http(
     listener.map(Some).map_err(|error| RunError::Listen { address, flag, error })
 }
 
+#[expect(clippy::too_many_arguments, reason = "as the function that it calls")]
 fn http_state(
     config: &Config,
     env: &Env,
     broker: &Arc<Broker>,
     mesh: MeshHandle,
     relays: &Arc<Relays>,
+    lookups: Arc<Lookups>,
     ports: Ports,
     auth: Option<Arc<Auth>>,
 ) -> HttpState {
-    HttpState::new(
-        Arc::clone(broker),
-        mesh,
-        Arc::clone(relays),
-        Arc::new(config.clone()),
-        env.clone(),
-        ports,
-        auth,
-    )
+    let (broker, relays, config) = (Arc::clone(broker), Arc::clone(relays), Arc::new(config.clone()));
+    HttpState::new(broker, mesh, relays, lookups, config, env.clone(), ports, auth)
 }
 
 fn start_statsd(config: &Config, env: &Env, broker: &Arc<Broker>, ports: Ports, exit: Exiting) {

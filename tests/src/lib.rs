@@ -12,12 +12,14 @@
 //! - [`load`]: publishers that remember what was acknowledged, and the drain that looks for it.
 //! - [`Mesh`]: several nodes that know of each other, and what each answers about all.
 //! - [`datagrams`]: what strangers send to a node's UDP ports.
+//! - [`classic`]: an nsqd and an nsqlookupd of the classic kind, as far as the other end can tell.
 //! - [`tree`]: the repository as files, for the tests that guard its shape.
 //!
 //! Everything here panics when it is disappointed: a panic is how a test fails.
 
 pub mod auth_server;
 pub mod binary;
+pub mod classic;
 mod client;
 pub mod command;
 pub mod datagrams;

@@ -14,6 +14,7 @@
 //! - [`relay`]: how one node consumes a channel of another.
 //! - [`auth`]: what an authorisation server says that a secret allows.
 //! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
+//! - [`registration`]: protocol V1, in which a classic nsqd tells an nsqlookupd what it holds.
 
 #![cfg_attr(
     not(test),
@@ -27,6 +28,7 @@ mod name;
 pub mod nsq;
 pub mod peer;
 mod quote;
+pub mod registration;
 pub mod relay;
 
 pub use id::MessageId;

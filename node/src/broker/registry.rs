@@ -255,6 +255,12 @@ impl Broker {
                 tracing::warn!("the new topic {name} begins without the channel {channel}: {refused}");
             }
         }
+        // Before anybody can find it: what is published must not pass a channel by that is still to come. The
+        // answer may be there before the question is put, so the topic waits first.
+        topic.wait();
+        if !self.shared.holdings.is_to_wait(&topic) {
+            topic.release();
+        }
         self.topics.insert(name.clone(), Arc::clone(&topic));
         self.shared.holdings.note(name);
         Ok(topic)

@@ -50,6 +50,8 @@ pub struct Topic {
 struct Core {
     channels: BTreeMap<ChannelName, Arc<Channel>>,
     paused: bool,
+    /// Others are being asked which channels it begins with.
+    waits: bool,
     deleted: bool,
     /// The number of the latest change.
     change: u64,
@@ -58,7 +60,7 @@ struct Core {
 impl Core {
     /// Whether the fan-out mark follows the tail.
     fn flows(&self) -> bool {
-        !self.paused && !self.channels.is_empty()
+        !self.paused && !self.waits && !self.channels.is_empty()
     }
 }
 
@@ -303,6 +305,18 @@ impl Topic {
         let ticket = self.change(&mut core, "", Op::TopicPaused, mark, u64::from(paused));
         self.advance(&core);
         ticket
+    }
+
+    /// No channel sees a message until [`release`](Self::release). Not kept: a restart ends it.
+    pub(super) fn wait(&self) {
+        self.core.lock().waits = true;
+    }
+
+    /// All channels that are there by now see the messages so far.
+    pub(crate) fn release(&self) {
+        let mut core = self.core.lock();
+        core.waits = false;
+        self.advance(&core);
     }
 
     /// Drops what no channel sees yet.

@@ -27,7 +27,7 @@ mod options;
 mod patience;
 mod publish;
 mod query;
-mod reach;
+pub(crate) mod reach;
 mod refusals;
 mod relay;
 mod reply;
@@ -50,7 +50,9 @@ use self::{
     refusals::Refusals,
     route::{App, Routes},
 };
-use crate::{Config, auth::Auth, broker::Broker, env::Env, mesh::MeshHandle, relay::Relays};
+use crate::{
+    Config, auth::Auth, broker::Broker, env::Env, lookupd::Lookups, mesh::MeshHandle, relay::Relays,
+};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -91,17 +93,19 @@ pub(crate) struct Ports {
 impl HttpState {
     /// The state of a node that starts now. `log_level` is the level that holds at start, by NSQ's word for
     /// it; `set_log_level` applies another one.
+    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
     pub(crate) fn new(
         broker: Arc<Broker>,
         mesh: MeshHandle,
         relays: Arc<Relays>,
+        lookups: Arc<Lookups>,
         config: Arc<Config>,
         env: Env,
         ports: Ports,
         auth: Option<Arc<Auth>>,
     ) -> Self {
         let log = &config.log;
-        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set));
+        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set), lookups);
         let bodies = Bodies::new(&config.limits);
         Self {
             broker,

@@ -13,7 +13,7 @@ use super::{
     HttpState,
     reply::{self, ApiError},
 };
-use crate::{AuthMethod, Config};
+use crate::{AuthMethod, Config, lookupd::Lookups};
 
 const INVALID_OPTION: ApiError = ApiError::bad("INVALID_OPTION");
 const INVALID_VALUE: ApiError = ApiError::bad("INVALID_VALUE");
@@ -26,12 +26,8 @@ type SetLogLevel = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// The options that change while the node runs.
 pub(super) struct LiveOptions {
     set_log_level: SetLogLevel,
-    values: Mutex<Values>,
-}
-
-struct Values {
-    log_level: String,
-    nsqlookupd_tcp_addresses: Vec<String>,
+    log_level: Mutex<String>,
+    lookups: Arc<Lookups>,
 }
 
 impl fmt::Debug for LiveOptions {
@@ -41,9 +37,8 @@ impl fmt::Debug for LiveOptions {
 }
 
 impl LiveOptions {
-    pub(super) fn new(log_level: String, set_log_level: SetLogLevel) -> Self {
-        let values = Values { log_level, nsqlookupd_tcp_addresses: Vec::new() };
-        Self { set_log_level, values: Mutex::new(values) }
+    pub(super) fn new(log_level: String, set_log_level: SetLogLevel, lookups: Arc<Lookups>) -> Self {
+        Self { set_log_level, log_level: Mutex::new(log_level), lookups }
     }
 
     fn set(&self, option: &str, value: &[u8]) -> Result<(), ApiError> {
@@ -53,11 +48,13 @@ impl LiveOptions {
                 if !LOG_LEVELS.contains(&&*level) || !(self.set_log_level)(&level) {
                     return Err(INVALID_VALUE);
                 }
-                self.values.lock().log_level = level;
+                *self.log_level.lock() = level;
             }
             "nsqlookupd_tcp_addresses" => {
                 let addresses = serde_json::from_slice(value).map_err(|_| INVALID_VALUE)?;
-                self.values.lock().nsqlookupd_tcp_addresses = addresses;
+                if !self.lookups.set(addresses) {
+                    return Err(INVALID_VALUE);
+                }
             }
             _ => return Err(INVALID_OPTION),
         }
@@ -65,8 +62,8 @@ impl LiveOptions {
     }
 
     fn log_level_number(&self) -> usize {
-        let values = self.values.lock();
-        LOG_LEVELS.iter().position(|level| *level == values.log_level).map_or(2, |index| index + 1)
+        let current = self.log_level.lock();
+        LOG_LEVELS.iter().position(|level| *level == *current).map_or(2, |index| index + 1)
     }
 }
 
@@ -108,7 +105,7 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
     let nanoseconds = |duration: Duration| json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     Some(match option {
         "log_level" => json!(live.log_level_number()),
-        "nsqlookupd_tcp_addresses" => json!(live.values.lock().nsqlookupd_tcp_addresses),
+        "nsqlookupd_tcp_addresses" => json!(live.lookups.addresses()),
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.map(|address| address.to_string()).unwrap_or_default()),
         "https_address" | "tls_cert" | "tls_key" => json!(""),
@@ -162,7 +159,7 @@ mod tests {
     use super::*;
 
     fn live() -> LiveOptions {
-        LiveOptions::new("info".to_owned(), Arc::new(|level| level != "fatal"))
+        LiveOptions::new("info".to_owned(), Arc::new(|level| level != "fatal"), Arc::default())
     }
 
     fn read(live: &LiveOptions, option: &str) -> Option<String> {

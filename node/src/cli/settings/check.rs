@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::{Config, JournalConfig, Limits},
     env::ALIGNMENT,
+    lookupd::LOOKUPDS_MAX,
 };
 
 /// Largest body that can be asked for, bytes: a node takes one into memory whole.
@@ -32,6 +33,8 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     mesh::check(&config.mesh, &mut problems);
     sizes(&config.limits, &mut problems);
     times(&config.limits, &mut problems);
+    let silence = config.classic.inactive_producer_timeout;
+    at_least("inactive-producer-timeout", silence, Duration::from_secs(1), &mut problems);
     journal(&config.journal, &mut problems);
     auth::check(&config.auth, &mut problems);
     figures::check(config, &mut problems);
@@ -43,6 +46,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         ("--tcp-address", Some(config.tcp_address)),
         ("--http-address", config.http_address),
         ("--lookupd-http-address", config.mesh.lookupd_http_address),
+        ("--lookupd-listen-tcp-address", config.classic.listen),
     ];
     for (place, (flag, address)) in listeners.iter().enumerate() {
         let taken = address.filter(|address| address.port() != 0);
@@ -53,6 +57,11 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
                  {flag}="
             ));
         }
+    }
+    let lookupds = config.classic.lookupds.len();
+    if lookupds > LOOKUPDS_MAX {
+        problems
+            .push(format!("--lookupd-tcp-address is given {lookupds} times: write at most {LOOKUPDS_MAX}"));
     }
     let told = &config.broadcast_addresses;
     if told.len() > ADDRESSES_MAX {

@@ -11,6 +11,7 @@ mod figures;
 mod file;
 mod form;
 mod mesh;
+mod persona;
 mod table;
 
 use std::{
@@ -23,8 +24,9 @@ use std::{
 use self::table::{Effect, SETTINGS, Setting, Shape};
 pub(crate) use self::{
     args::Flags,
-    form::{log_level, peer},
+    form::{duration, log_level, peer},
     mesh::{parse_secret, read_secret},
+    persona::Persona,
 };
 use crate::{auth::HttpGuard, config::Config};
 
@@ -104,6 +106,18 @@ impl Settings {
         flags: &Flags,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
+        Self::resolve_as(Persona::Bruit, flags, environment)
+    }
+
+    /// As [`resolve`](Self::resolve), with the defaults and the meanings of the program that is played.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub(crate) fn resolve_as(
+        persona: Persona,
+        flags: &Flags,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
         let mut warnings = Vec::new();
         let (variables, file) = read_environment(environment, &mut warnings)?;
         let mut texts = match flags.file().or(file) {
@@ -115,7 +129,8 @@ impl Settings {
             texts.insert(name, Given { text: text.to_owned(), origin: Origin::Flag });
         }
 
-        let config = apply(&texts, &mut warnings)?;
+        persona.translate(&mut texts);
+        let config = apply(persona, &texts, &mut warnings)?;
         let problems = check::check(&config);
         if !problems.is_empty() {
             return Err(SettingsError(problems));
@@ -161,8 +176,8 @@ fn read_environment(
     Ok((texts, file))
 }
 
-fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
-    let mut config = defaults();
+fn apply(persona: Persona, texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
+    let mut config = persona.defaults(defaults());
     let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     for (setting, given) in SETTINGS.iter().filter_map(|setting| Some((setting, texts.get(setting.name)?))) {
         let name = given.name_of(setting);
@@ -191,6 +206,8 @@ fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsEr
     config.mesh.secret = mesh::choose_secret(secrets)?;
     settle(&mut config, texts, warnings);
     mesh::settle(&mut config.mesh, |name| texts.contains_key(name));
+    // Whoever names a port means that one.
+    config.mesh.any_port &= !texts.contains_key("gossip-address") && !texts.contains_key("mesh-address");
     Ok(config)
 }
 
@@ -370,14 +387,13 @@ mod tests {
 
     #[test]
     fn flags_of_nsqd_without_effect_are_accepted_and_say_so() {
-        let settings =
-            resolve(&["--sync-every=1", "--snappy=false", "--lookupd-tcp-address=a:4160"], &[]).unwrap();
+        let settings = resolve(&["--sync-every=1", "--snappy=false", "--worker-id=5"], &[]).unwrap();
         assert_eq!(settings.warnings.len(), 3);
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
                 --durability)"));
-        let settings = resolve(&[], &[("BRUIT_LOG_PREFIX", "x")]).unwrap();
-        assert!(settings.warnings[0].starts_with("BRUIT_LOG_PREFIX has no effect here"));
+        let settings = resolve(&[], &[("BRUIT_SYNC_TIMEOUT", "2s")]).unwrap();
+        assert!(settings.warnings[0].starts_with("BRUIT_SYNC_TIMEOUT has no effect here"));
         let (_kept, config) = file("id = 5");
         let settings = resolve(&[&config], &[]).unwrap();
         assert!(settings.warnings[0].starts_with("id ("), "{:?}", settings.warnings);

@@ -8,8 +8,8 @@ use super::{
     auth::{AuthMethodName, AuthServers, HttpGuardName, PathOrNone},
     figures::{HostOrOff, OnOff, Percentiles},
     form::{
-        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, Peers, PortOrSame,
-        ProfileName, RelayMode, Rules, Size, Text, Texts,
+        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, LogPrefix, PathText, Peers,
+        PortOrSame, ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
 };
@@ -148,8 +148,6 @@ const SYNCED: &str = "messages are synced before they are acknowledged (see --du
 const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
 const TIMERS: &str = "messages are timed one by one, not scanned for";
 const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
-const LOOKUPD: &str = "nodes find each other by gossip (name one of them with --join), and any node's HTTP address \
-                       answers as nsqlookupd's does";
 const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
 const COMPRESSION: &str = "compression is not offered; clients go on without it";
 const TLS: &str = "leave it out and put a TLS proxy in front; this node serves clear text only, and would not \
@@ -198,7 +196,16 @@ pub(super) static SETTINGS: &[Setting] = &[
     pki!("mesh-key-file", key, "The key to --mesh-cert-file, PEM"),
     applied!("lookupd-http-address", "ADDR", AddressOrOff, One, mesh.lookupd_http_address,
         "Where nsqlookupd's HTTP alone is served once more, as on :4161; --http-address serves it anyway"),
+    applied!("lookupd-tcp-address", "HOST[:PORT]", Peers, Many, classic.lookupds,
+        "An nsqlookupd of the classic kind to register at; port 4160 unless given. Nodes of the mesh need none")
+        .with_file_key("nsqlookupd_tcp_addresses"),
+    applied!("lookupd-listen-tcp-address", "ADDR", AddressOrOff, One, classic.listen,
+        "Where nsqds of the classic kind register, as on nsqlookupd's :4160; every node of the mesh shows them"),
+    applied!("inactive-producer-timeout", "TIME", GoDuration, Duration, classic.inactive_producer_timeout,
+        "An nsqd that registered here and is silent for this long is taken for gone"),
     applied!("log-level", "LEVEL", LogLevel, One, log.level, "debug, info, warn, error or fatal"),
+    applied!("log-prefix", "TEXT", LogPrefix, One, log.prefix,
+        "Writes the log in NSQ's format, each line with this before it; empty for bruit's own format"),
     applied!("durability", "LEVEL", Level, One, journal.durability,
         "What OK promises: fsync (on disk) or os (survives a crash of the node, not of the machine)"),
     applied!("topic-durability", "PATTERN=LEVEL", Rules, Many, journal.rules,
@@ -305,8 +312,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     ignored("queue-scan-dirty-percent", Shape::One, TIMERS),
     ignored("node-id", Shape::One, IDENTITY).with_file_key("id"),
     ignored("worker-id", Shape::One, IDENTITY),
-    ignored("lookupd-tcp-address", Shape::Many, LOOKUPD).with_file_key("nsqlookupd_tcp_addresses"),
     ignored("enable-experiment", Shape::Many, "no experiment is known here"),
-    ignored("log-prefix", Shape::One, "the log has a format of its own"),
+    ignored("tombstone-lifetime", Shape::Duration, "a hidden producer stays hidden for 45 s"),
     ignored("verbose", Shape::Switch, "use --log-level=debug"),
 ];
