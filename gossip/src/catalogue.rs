@@ -37,6 +37,7 @@ mod exchange;
 mod hidden;
 mod instances;
 mod news;
+mod registrants;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub(crate) use hidden::Hide;
 use instances::Instance;
 use news::Outbox;
 pub use news::{Heard, NEWS_MAX, NewsKey};
+use registrants::Registrants;
 
 /// How long a deleted name is remembered. A node that was away for longer may bring it back.
 const TOMBSTONE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -91,6 +93,7 @@ pub struct Catalogue {
     /// Names of which an instance found in the journal is older than the delete, and until when to believe so.
     doomed: BTreeMap<Name, Duration>,
     hidden: Arc<Hidden>,
+    registrants: Registrants,
     outbox: Outbox,
     commands: VecDeque<Command>,
     changed: u64,
@@ -116,6 +119,7 @@ impl Catalogue {
             local: BTreeMap::new(),
             doomed: BTreeMap::new(),
             hidden: Arc::default(),
+            registrants: Registrants::default(),
             outbox: Outbox::default(),
             commands: VecDeque::new(),
             changed: 1,
@@ -147,6 +151,7 @@ impl Catalogue {
 
     /// Takes over what this node says about itself.
     pub fn set_about(&mut self, about: About) {
+        let about = About { registrants: self.registrants.own(), ..about };
         let Some(fact) = self.facts.get_mut(&self.me) else { return };
         if fact.about.as_deref() == Some(&about) {
             return;
@@ -207,8 +212,8 @@ impl Catalogue {
     /// The next item to be broadcast: this node's own changes, and nothing else. Whoever hears one for the
     /// first time passes it on as it came.
     pub fn take_news(&mut self) -> Option<(NewsKey, Bytes)> {
-        let head = self.facts.get(&self.me).map_or((0, 0), |fact| (fact.generation, fact.contiguous));
-        self.outbox.take(self.me, head)
+        let facts = &self.facts;
+        self.outbox.take(|owner| facts.get(&owner).map(|fact| (fact.generation, fact.contiguous)))
     }
 
     /// Others know of a later life of this node, or of another one at its address: what it says counts from
@@ -219,7 +224,7 @@ impl Catalogue {
         };
         fact.generation = generation;
         // What waits there names the earlier generation.
-        self.outbox.tell_only_head();
+        self.outbox.tell_only_head(self.me);
         self.changed += 1;
     }
 
@@ -256,6 +261,7 @@ impl Catalogue {
             self.calm(now);
         }
         self.unhide(now);
+        self.forget_orphans(now);
     }
 
     /// Equal on two nodes that know the same names and facts. Facts of nodes that are not live count as well;
@@ -270,7 +276,8 @@ impl Catalogue {
     #[must_use]
     pub fn hash_of(&self, live: impl Iterator<Item = (NodeId, u64)>) -> u64 {
         let names = (0..crate::names::BUCKETS).fold(0, |hash, bucket| hash ^ self.names.bucket_hash(bucket));
-        live.fold(names, |hash, (owner, generation)| match self.facts.get(&owner) {
+        let owners = live.flat_map(|live| self.with_registrants(live));
+        owners.fold(names, |hash, (owner, generation)| match self.facts.get(&owner) {
             Some(fact) if fact.generation == generation => hash ^ fact.hash(owner),
             _ => hash,
         })
@@ -285,13 +292,14 @@ impl Catalogue {
     /// The first live node of which something is known to be missing; it can tell itself.
     #[must_use]
     pub fn missing(&self, mut live: impl Iterator<Item = (NodeId, u64)>) -> Option<NodeId> {
-        let is_missing = |&(owner, generation): &(NodeId, u64)| match self.facts.get(&owner) {
+        let is_missing = |(owner, generation): (NodeId, u64)| match self.facts.get(&owner) {
             // A later generation is known already: the membership will follow.
             Some(fact) if fact.generation > generation => false,
             Some(fact) => fact.generation < generation || fact.contiguous == 0 || fact.head > fact.contiguous,
             None => true,
         };
-        live.find(is_missing).map(|(owner, _)| owner)
+        let lacks = |live: &(NodeId, u64)| self.with_registrants(*live).any(is_missing);
+        live.find(lacks).map(|(owner, _)| owner)
     }
 
     /// How many changes this node has made since it started.
@@ -311,6 +319,7 @@ impl Catalogue {
     pub fn view(&self, mut members: Vec<Member>) -> Arc<View> {
         members.sort_unstable_by_key(|member| member.peer.id);
         members.dedup_by_key(|member| member.peer.id);
+        let mut registrants = Vec::new();
         let with_held = members.into_iter().map(|mut member| {
             let fact = self.facts.get(&member.peer.id);
             let fact = fact.filter(|fact| fact.generation == member.peer.generation);
@@ -319,9 +328,12 @@ impl Catalogue {
             }
             let held =
                 fact.filter(|_| member.is_live()).map_or_else(Items::default, |fact| Arc::clone(&fact.items));
+            self.show_registrants(&member, &mut registrants);
             (member, held)
         });
-        Arc::new(View::new(self.me, with_held.collect(), self.names.snapshot(), Arc::clone(&self.hidden)))
+        let members = with_held.collect();
+        let names = self.names.snapshot();
+        Arc::new(View::new(self.me, members, registrants, names, Arc::clone(&self.hidden)))
     }
 
     /// Rises whenever something changes that a view shows, members left out.

@@ -40,10 +40,26 @@ pub struct About {
     /// Whether the port for clients is open at the gossip address too, so that a refused connection there
     /// means that the process is gone.
     pub tcp_at_gossip: bool,
+    /// Producers of the classic kind that have registered at this node. What each holds is a fact of its own,
+    /// which this node writes. At most [`REGISTRANTS_MAX`].
+    pub registrants: Vec<NodeId>,
+    /// Of such a producer: from where it registered. `None` for a node.
+    pub registered_from: Option<SocketAddr>,
+}
+
+impl About {
+    /// Where clients reach it: each of its names and addresses, with its port for them.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, u16)> {
+        let addresses = self.broadcast_addresses.iter().filter(|_| self.tcp_port != 0);
+        addresses.map(|address| (address.as_str(), self.tcp_port))
+    }
 }
 
 /// Most addresses that a node hands out.
 pub const ADDRESSES_MAX: usize = 8;
+/// Most producers that may have registered at one node: with them, what a node says about itself still fits
+/// into one record of an exchange.
+pub const REGISTRANTS_MAX: usize = 256;
 /// Longest text about a node, bytes (the longest host name, RFC 1035).
 pub const TEXT_MAX: usize = 255;
 
@@ -124,6 +140,25 @@ pub enum Input<'a> {
     Local(LocalChange),
     /// What the node says about itself has changed.
     About(About),
+    /// A producer of the classic kind has registered here. It is shown on every node until
+    /// [`Deregister`](Self::Deregister), or for as long as this node is there.
+    Register {
+        /// An id that was drawn for this registration; no node and no other registration has it.
+        id: NodeId,
+        /// What it says about itself, and from where.
+        about: About,
+    },
+    /// A registered producer holds a name now, or no longer does.
+    Registered {
+        /// The registration.
+        id: NodeId,
+        /// The topic or channel.
+        name: Name,
+        /// Whether it holds it.
+        held: bool,
+    },
+    /// A registered producer is gone.
+    Deregister(NodeId),
     /// A user wants a topic or channel to be known, without a node that holds it.
     Create(Name),
     /// A user deletes a topic with its channels, or a channel, in the whole mesh.

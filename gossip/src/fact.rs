@@ -210,6 +210,7 @@ impl Fact {
             let addresses =
                 about.broadcast_addresses.iter().map(|text| text.capacity() + size_of::<String>());
             size_of::<About>()
+                + about.registrants.capacity() * size_of::<NodeId>()
                 + addresses.sum::<usize>()
                 + texts.iter().map(|text| text.capacity()).sum::<usize>()
         });

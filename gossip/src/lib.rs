@@ -44,7 +44,7 @@ pub use catalogue::{Catalogue, CatalogueStats, Heard, Merged, NEWS_MAX, NewsKey}
 pub use digest::{Digest, Payload};
 pub use event::{
     ADDRESSES_MAX, About, Command, DATAGRAM_MAX, Event, Input, LEG_MAX, LocalChange, LocalWhat, Name, Now,
-    Output, TEXT_MAX,
+    Output, REGISTRANTS_MAX, TEXT_MAX,
 };
 pub use identity::{Identity, IdentityError, InvalidNodeId, NodeId};
 pub use keyring::{Fingerprint, InvalidFingerprint, KEYS_MAX, Keyring, KeyringError};

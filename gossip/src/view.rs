@@ -3,7 +3,11 @@
 //! A view shares names and facts with the catalogue, so that making one costs a pointer per node and per
 //! bucket of names. There is no index from topics to nodes: a lookup asks each node's sorted items.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bruit_wire::{ChannelName, TopicName};
 use serde::{Deserialize, Serialize};
@@ -83,6 +87,8 @@ pub struct View {
     members: Vec<Member>,
     /// Per member what it holds; nothing for those that are not live.
     held: Vec<Items>,
+    /// Producers that registered at one of them, by id, each with what it holds.
+    registrants: Vec<(Member, Items)>,
     names: Table,
     hidden: Arc<Hidden>,
 }
@@ -91,13 +97,36 @@ impl View {
     /// What a node knows before it knows anything, not even itself.
     #[must_use]
     pub fn empty(me: NodeId) -> Self {
-        Self { me, members: Vec::new(), held: Vec::new(), names: Table::default(), hidden: Arc::default() }
+        Self {
+            me,
+            members: Vec::new(),
+            held: Vec::new(),
+            registrants: Vec::new(),
+            names: Table::default(),
+            hidden: Arc::default(),
+        }
     }
 
-    /// Members by id, each with what it holds if it is live.
-    pub(crate) fn new(me: NodeId, members: Vec<(Member, Items)>, names: Table, hidden: Arc<Hidden>) -> Self {
-        let (members, held) = members.into_iter().unzip();
-        Self { me, members, held, names, hidden }
+    /// Members by id, each with what it holds if it is live; and who registered at those that are.
+    pub(crate) fn new(
+        me: NodeId,
+        members: Vec<(Member, Items)>,
+        mut registrants: Vec<(Member, Items)>,
+        names: Table,
+        hidden: Arc<Hidden>,
+    ) -> Self {
+        let (members, held): (Vec<Member>, _) = members.into_iter().unzip();
+        if !registrants.is_empty() {
+            registrants.sort_unstable_by_key(|(registrant, _)| registrant.peer.id);
+            registrants.dedup_by_key(|(registrant, _)| registrant.peer.id);
+            // A node may register at others too, as a classic one; it is a member once it is known as such.
+            let known = endpoints(&members);
+            registrants.retain(|(registrant, _)| {
+                let mut own = registrant.about.iter().flat_map(|about| about.endpoints());
+                !own.any(|endpoint| known.contains(&endpoint))
+            });
+        }
+        Self { me, members, held, registrants, names, hidden }
     }
 
     /// The node that this view is of.
@@ -196,6 +225,25 @@ impl View {
             .collect()
     }
 
+    /// The producers of the classic kind that registered at a live node, by id. [`Peer::gossip`] is the address
+    /// that they registered from; they speak no gossip. One that registered at several nodes is here as often.
+    pub fn registrants(&self) -> impl Iterator<Item = &Member> {
+        self.registrants.iter().map(|(registrant, _)| registrant)
+    }
+
+    /// Those of them that hold a topic, by id. None if it was deleted, whatever they say.
+    #[must_use]
+    pub fn registered_producers(&self, topic: &str) -> Vec<Producer<'_>> {
+        let Some(handle) = self.names.find(topic, None) else { return Vec::new() };
+        if self.names.mark(handle).is_dead() {
+            return Vec::new();
+        }
+        let holders = self.registrants.iter().filter(|(_, held)| holds(held, handle));
+        holders
+            .map(|(member, _)| Producer { member, tombstoned: self.is_tombstoned(topic, member.peer.id) })
+            .collect()
+    }
+
     /// Whether a user hides this node from lookups of this topic for now.
     #[must_use]
     pub fn is_tombstoned(&self, topic: &str, node: NodeId) -> bool {
@@ -217,10 +265,10 @@ impl View {
             .map(|(_, hide)| hide)
     }
 
-    /// What a live node holds, by topic; names that were deleted are left out, whatever it says.
+    /// What a live node, or a registrant, holds, by topic; names that were deleted are left out, whatever it says.
     #[must_use]
     pub fn holdings(&self, id: NodeId) -> Vec<Holding> {
-        let held = self.place(id).and_then(|place| self.held.get(place));
+        let held = self.held_by(id);
         let shown =
             held.into_iter().flat_map(|items| items.iter()).filter_map(|item| self.shown(item.handle));
         let mut names: Vec<&Name> = shown.collect();
@@ -238,12 +286,20 @@ impl View {
         holdings
     }
 
-    /// Whether a live node says that it holds a channel.
+    /// Whether a live node, or a registrant, says that it holds a channel.
     #[must_use]
     pub fn holds_channel(&self, id: NodeId, topic: &str, channel: &str) -> bool {
-        let held = self.place(id).and_then(|place| self.held.get(place));
+        let held = self.held_by(id);
         let handle = self.names.find(topic, Some(channel));
         held.zip(handle).is_some_and(|(held, handle)| holds(held, handle))
+    }
+
+    fn held_by(&self, id: NodeId) -> Option<&Items> {
+        if let Some(place) = self.place(id) {
+            return self.held.get(place);
+        }
+        let place = self.registrants.binary_search_by_key(&id, |(registrant, _)| registrant.peer.id).ok()?;
+        self.registrants.get(place).map(|(_, held)| held)
     }
 
     fn place(&self, id: NodeId) -> Option<usize> {
@@ -262,7 +318,16 @@ impl View {
         let is_ephemeral = || self.names.name(handle).is_none_or(Name::is_ephemeral);
         match mark.is_live() {
             true if !is_ephemeral() => true,
-            _ => !mark.is_dead() && self.held.iter().any(|held| holds(held, handle)),
+            _ => {
+                let registered = self.registrants.iter().map(|(_, held)| held);
+                !mark.is_dead() && self.held.iter().chain(registered).any(|held| holds(held, handle))
+            }
         }
     }
+}
+
+/// Where clients reach the live ones of these nodes.
+fn endpoints(members: &[Member]) -> BTreeSet<(&str, u16)> {
+    let live = members.iter().filter(|member| member.is_live());
+    live.filter_map(|member| member.about.as_deref()).flat_map(About::endpoints).collect()
 }

@@ -6,11 +6,22 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bruit_gossip::{Profile, Secret};
 use bruit_wire::TopicName;
 
-use crate::rising::Rising;
+use crate::{auth::AuthConfig, rising::Rising};
+
+/// What a node is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes messages, keeps them and hands them out.
+    Node,
+    /// It answers lookups, as nsqlookupd does: it listens to no clients, holds no topic and stores nothing.
+    Lookup,
+}
 
 /// Everything that one node needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What the node is there for.
+    pub role: Role,
     /// Where clients connect; port 0 takes a free one.
     pub tcp_address: SocketAddr,
     /// Where HTTP is served; `None` turns it off.
@@ -41,8 +52,16 @@ pub struct Config {
     pub limits: Limits,
     /// How messages are kept.
     pub journal: JournalConfig,
+    /// Which latencies are kept.
+    pub latency: LatencyConfig,
+    /// What statsd is told.
+    pub statsd: StatsdConfig,
+    /// Who may do what.
+    pub auth: AuthConfig,
     /// How other nodes are found.
     pub mesh: MeshConfig,
+    /// How it gets on with nsqd and nsqlookupd of the classic kind.
+    pub classic: ClassicConfig,
     /// How much is logged, and how to change that while the node runs.
     pub log: LogControl,
     /// Asks the node to read certificates again.
@@ -134,6 +153,8 @@ impl Reload {
 pub struct LogControl {
     /// The level at start, in NSQ's words: `debug`, `info`, `warn`, `error` or `fatal`.
     pub level: String,
+    /// What each line of the log begins with, in NSQ's format; `None` for a format of our own.
+    pub prefix: Option<String>,
     /// Applies another one; false if it is none.
     pub set: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -141,7 +162,7 @@ pub struct LogControl {
 impl Default for LogControl {
     fn default() -> Self {
         let known = |level: &str| ["debug", "info", "warn", "error", "fatal"].contains(&level);
-        Self { level: "info".to_owned(), set: Arc::new(known) }
+        Self { level: "info".to_owned(), prefix: None, set: Arc::new(known) }
     }
 }
 
@@ -154,6 +175,7 @@ impl std::fmt::Debug for LogControl {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            role: Role::Node,
             tcp_address: SocketAddr::from(([0, 0, 0, 0], 4150)),
             http_address: Some(SocketAddr::from(([0, 0, 0, 0], 4151))),
             https_address: Some(SocketAddr::from(([0, 0, 0, 0], 4152))),
@@ -168,7 +190,11 @@ impl Default for Config {
             relay: Relay::Auto,
             limits: Limits::default(),
             journal: JournalConfig::default(),
+            latency: LatencyConfig::default(),
+            statsd: StatsdConfig::default(),
+            auth: AuthConfig::default(),
             mesh: MeshConfig::default(),
+            classic: ClassicConfig::default(),
             log: LogControl::default(),
             reload: Reload::default(),
         }
@@ -189,6 +215,8 @@ pub enum Relay {
 pub struct MeshConfig {
     /// Where sealed datagrams are taken; port 0 takes a free one. `None` keeps the node by itself.
     pub gossip_address: Option<SocketAddr>,
+    /// Whether to take free ports where those for gossip and QUIC are taken already.
+    pub any_port: bool,
     /// Where QUIC connections are taken; port 0 takes a free one.
     pub mesh_address: SocketAddr,
     /// Only nodes that name the same cluster talk to each other.
@@ -209,6 +237,7 @@ impl Default for MeshConfig {
     fn default() -> Self {
         Self {
             gossip_address: Some(SocketAddr::from(([127, 0, 0, 1], 4160))),
+            any_port: false,
             mesh_address: SocketAddr::from(([127, 0, 0, 1], 4161)),
             cluster_name: "bruit".to_owned(),
             secret: None,
@@ -230,6 +259,23 @@ impl std::fmt::Debug for MeshConfig {
             .field("secret", &secret.is_some())
             .field("join", join)
             .finish_non_exhaustive()
+    }
+}
+
+/// How a node gets on with nsqd and nsqlookupd of the classic kind.
+#[derive(Debug, Clone)]
+pub struct ClassicConfig {
+    /// `host:port` of nsqlookupds to register at, as nsqd does; at most 64.
+    pub lookupds: Vec<String>,
+    /// Where classic nsqds register, as at nsqlookupd; port 0 takes a free one, `None` turns it off.
+    pub listen: Option<SocketAddr>,
+    /// An nsqd that has registered and says nothing for this long is taken for gone.
+    pub inactive_producer_timeout: Duration,
+}
+
+impl Default for ClassicConfig {
+    fn default() -> Self {
+        Self { lookupds: Vec::new(), listen: None, inactive_producer_timeout: Duration::from_secs(300) }
     }
 }
 
@@ -292,10 +338,25 @@ pub struct Limits {
     pub max_channel_consumers: usize,
     /// Client connections; further ones are closed at once.
     pub max_connections: usize,
+    /// HTTP connections of each listener; further ones are closed at once.
+    pub max_http_connections: u32,
+    /// Bytes that wait for clients to take them, over all connections. Beyond, a connection is given no more
+    /// messages than it reads.
+    pub max_waiting_output: usize,
+    /// Bytes of commands that have come in part, over all connections. Beyond, a connection that holds more than
+    /// 64 KiB of them is closed.
+    pub max_unfinished_input: usize,
+    /// How long a connection may take to say which protocol it speaks.
+    pub opening_timeout: Duration,
+    /// How long a client without heartbeats may take for a command that it has begun. Others have two heartbeat
+    /// intervals.
+    pub command_timeout: Duration,
     /// Topics; a publish or subscription that would make one more is refused.
     pub max_topics: usize,
     /// Channels of one topic; a subscription that would make one more is refused.
     pub max_channels: usize,
+    /// Series of topics and channels that `/metrics` shows; further ones are counted.
+    pub max_metrics_series: usize,
     /// Messages that an `#ephemeral` topic or channel keeps; older ones are dropped.
     pub mem_queue_size: usize,
 }
@@ -321,9 +382,60 @@ impl Default for Limits {
             max_deflate_level: 6,
             max_channel_consumers: 0,
             max_connections: 10_000,
+            max_http_connections: 1024,
+            max_waiting_output: 256 * 1024 * 1024,
+            max_unfinished_input: 256 * 1024 * 1024,
+            opening_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(60),
             max_topics: 100_000,
             max_channels: 10_000,
+            max_metrics_series: 50_000,
             mem_queue_size: 10_000,
+        }
+    }
+}
+
+/// How long messages take from publishing to FIN: which quantiles of that are shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyConfig {
+    /// From 0 to 1; none keeps nothing, and costs nothing.
+    pub percentiles: Vec<f64>,
+    /// How far back they look.
+    pub window: Duration,
+}
+
+impl Default for LatencyConfig {
+    fn default() -> Self {
+        Self { percentiles: Vec::new(), window: Duration::from_secs(600) }
+    }
+}
+
+/// Where figures are sent by UDP, and how (NSQ reference, section 9).
+#[derive(Debug, Clone)]
+pub struct StatsdConfig {
+    /// `host:port`; `None` sends nothing.
+    pub address: Option<String>,
+    /// What names begin with; `%s` stands for the node.
+    pub prefix: String,
+    /// Between two passes.
+    pub interval: Duration,
+    /// Whether the names of Go's memory figures are sent along.
+    pub memory: bool,
+    /// Largest datagram, bytes.
+    pub packet_size: usize,
+    /// Leaves out what is named `#ephemeral`.
+    pub exclude_ephemeral: bool,
+}
+
+impl Default for StatsdConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            prefix: "nsq.%s".to_owned(),
+            interval: Duration::from_secs(60),
+            memory: true,
+            packet_size: 508,
+            exclude_ephemeral: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     env::{Env, Listener},
     exit::Exiting,
     http::{Face, HttpState},
-    layers::Doorkeeper,
+    layers::{Doorkeeper, keep_up},
     listen_http, serve_http,
 };
 
@@ -53,20 +53,23 @@ impl Web {
         self.lookup_http.as_ref()?.local_addr().ok()
     }
 
-    /// Serves all of them; each of what is returned resolves when one has ended.
+    /// Serves all of them, and reads certificates again when that is asked for; each of what is returned resolves when one has ended.
     pub(crate) fn serve(
         self,
         env: &Env,
         state: &HttpState,
-        required: TlsRequired,
+        config: &Config,
         exiting: &Exiting,
     ) -> Vec<oneshot::Receiver<()>> {
-        let plain = match required {
+        let plain = match config.tls.required {
             TlsRequired::Everywhere => {
                 Face::Refusing { https_port: self.https_address().map_or(0, |address| address.port()) }
             }
             TlsRequired::No | TlsRequired::TcpOnly => Face::Node,
         };
+        if let Some(doorkeeper) = self.doorkeeper.clone() {
+            env.background.spawn(Box::pin(keep_up(doorkeeper, config.reload.clone(), exiting.clone())));
+        }
         let secure = self.doorkeeper.map(Face::Secure);
         let faces = [(self.http, Some(plain)), (self.https, secure), (self.lookup_http, Some(Face::Lookup))];
         let serve = |(listener, face): (Option<_>, Option<_>)| {

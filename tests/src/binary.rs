@@ -19,6 +19,18 @@ pub fn bruit() -> &'static Path {
     })
 }
 
+/// A link to the binary under another name, in `dir`.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn linked(name: &str, dir: &Path) -> PathBuf {
+    let link = dir.join(name);
+    if !link.exists() {
+        std::os::unix::fs::symlink(bruit(), &link).expect("a link can be made");
+    }
+    link
+}
+
 /// Keeps the variables of the tests from a node, which would take them for settings that it does not know.
 pub(crate) fn hide_own_variables(command: &mut Command) {
     command.env_remove("BRUIT_BIN").env_remove("BRUIT_KILLS");

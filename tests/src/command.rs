@@ -61,6 +61,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Sends a signal by name.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
+        assert!(status.expect("sh can be started").success(), "cannot send SIG{name}");
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -9,15 +9,19 @@
 //! - [`Packing`] and [`certificates`]: what a client puts around that, and what it trusts.
 //! - [`Http`]: requests whose exact status, headers and body are looked at.
 //! - [`wait`]: patience, and waiting for a condition instead of for a time.
+//! - [`auth_server`]: an authorisation server that behaves as the test wants.
 //! - [`load`]: publishers that remember what was acknowledged, and the drain that looks for it.
 //! - [`Mesh`]: several nodes that know of each other, and what each answers about all.
 //! - [`datagrams`]: what strangers send to a node's UDP ports.
+//! - [`classic`]: an nsqd and an nsqlookupd of the classic kind, as far as the other end can tell.
 //! - [`tree`]: the repository as files, for the tests that guard its shape.
 //!
 //! Everything here panics when it is disappointed: a panic is how a test fails.
 
+pub mod auth_server;
 pub mod binary;
 pub mod certificates;
+pub mod classic;
 mod client;
 pub mod command;
 pub mod datagrams;
@@ -29,6 +33,7 @@ mod node;
 pub mod tree;
 pub mod wait;
 
+pub use auth_server::{Answer, AuthServer, allowing};
 pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
 pub use layers::{Packing, SNAPPY_IDENTIFIER};

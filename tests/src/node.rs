@@ -23,6 +23,7 @@ pub struct Options {
     args: Vec<String>,
     data_path: Option<PathBuf>,
     open_files_max: Option<u32>,
+    program: Option<String>,
 }
 
 impl Options {
@@ -36,6 +37,13 @@ impl Options {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Starts the binary through a link of this name, with the given arguments and no others.
+    #[must_use]
+    pub fn program(mut self, name: &str) -> Self {
+        self.program = Some(name.to_owned());
         self
     }
 
@@ -64,7 +72,7 @@ impl Options {
             .data_path
             .clone()
             .unwrap_or_else(|| temporary.as_ref().expect("made just above").path().join("data"));
-        let process = Process::spawn(&self.command(&data_path), self.open_files_max);
+        let process = Process::spawn(&self, &data_path);
         let mut node = Node { options: self, data_path, process, _temporary: temporary };
         node.process.wait_until_serving();
         node
@@ -77,12 +85,15 @@ impl Options {
     #[must_use]
     pub fn start_refused(self) -> (ExitStatus, String) {
         let data_path = self.data_path.clone().expect("name the directory that makes it refuse");
-        let mut process = Process::spawn(&self.command(&data_path), self.open_files_max);
+        let mut process = Process::spawn(&self, &data_path);
         let status = process.wait_for_exit();
         (status, process.log())
     }
 
     fn command(&self, data_path: &Path) -> Vec<String> {
+        if self.program.is_some() {
+            return self.args.clone();
+        }
         let mut command: Vec<String> = [
             "--tcp-address=127.0.0.1:0",
             "--http-address=127.0.0.1:0",
@@ -149,6 +160,16 @@ impl Node {
     pub fn gossip_address(&self) -> SocketAddr {
         let address = address_after(&self.log(), "gossip: listening on ");
         address.expect("a node of a mesh has said where it listens")
+    }
+
+    /// Where nsqds of the classic kind register.
+    ///
+    /// # Panics
+    /// When they may not.
+    #[must_use]
+    pub fn registry_address(&self) -> SocketAddr {
+        let address = address_after(&self.log(), "lookup: nsqd registers on ");
+        address.expect("a node with a registry has said where it listens")
     }
 
     /// A connection on which the magic was sent.
@@ -227,7 +248,7 @@ impl Node {
     /// Starts the (dead) node again on the same directory, with new ports.
     pub fn start_again(&mut self) {
         assert!(!self.is_running(), "the node still runs");
-        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
+        self.process = Process::spawn(&self.options, &self.data_path);
         self.process.wait_until_serving();
     }
 
@@ -243,13 +264,13 @@ impl Node {
     /// What it said, when it exits instead of serving.
     pub fn try_start_again(&mut self) -> Result<(), String> {
         assert!(!self.is_running(), "the node still runs");
-        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
+        self.process = Process::spawn(&self.options, &self.data_path);
         if self.process.serves() { Ok(()) } else { Err(self.log()) }
     }
 
     /// Starts the (dead) node again, only to kill it after `delay`.
     pub fn interrupt_start(&mut self, delay: std::time::Duration) {
-        self.process = Process::spawn(&self.options.command(&self.data_path), self.options.open_files_max);
+        self.process = Process::spawn(&self.options, &self.data_path);
         wait::pause(delay);
         self.process.kill();
     }
@@ -315,16 +336,21 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(args: &[String], open_files_max: Option<u32>) -> Self {
-        let mut command = match open_files_max {
+    fn spawn(options: &Options, data_path: &Path) -> Self {
+        let args = options.command(data_path);
+        let program = match &options.program {
+            Some(name) => binary::linked(name, data_path.parent().expect("a directory in another")),
+            None => binary::bruit().to_owned(),
+        };
+        let mut command = match options.open_files_max {
             Some(count) => {
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(binary::bruit());
+                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(program);
                 shell
             }
-            None => Command::new(binary::bruit()),
+            None => Command::new(program),
         };
-        command.args(args).env("NO_COLOR", "1");
+        command.args(&args).env("NO_COLOR", "1");
         binary::hide_own_variables(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
@@ -387,7 +413,8 @@ impl Process {
 
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
-    matches!(name, "--topic-durability" | "--join")
+    let names = ["--topic-durability", "--join", "--lookupd-tcp-address", "--auth-http-address"];
+    names.contains(&name)
 }
 
 fn copy_lines(stderr: impl Read, sink: &Mutex<String>) {

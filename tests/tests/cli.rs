@@ -260,7 +260,7 @@ fn flags_without_effect_say_so() {
 
 #[test]
 fn a_node_does_not_start_unprotected_when_protection_was_asked_for() {
-    for flag in ["--tls-required=true", "--auth-http-address=127.0.0.1:1"] {
+    for flag in ["--tls-required=true", "--tls-required=tcp-https"] {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (status, said) =
             Options::new().arg(flag).data_path(directory.path().join("data")).start_refused();

@@ -13,13 +13,16 @@
 //! - [`compress`]: snappy and deflate around that protocol.
 //! - [`peer`]: how a stream between two nodes begins.
 //! - [`relay`]: how one node consumes a channel of another.
+//! - [`auth`]: what an authorisation server says that a secret allows.
 //! - [`lookup`]: how nsqlookupd's HTTP API describes a node.
+//! - [`registration`]: protocol V1, in which a classic nsqd tells an nsqlookupd what it holds.
 
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)
 )]
 
+pub mod auth;
 pub mod compress;
 mod id;
 pub mod lookup;
@@ -27,6 +30,7 @@ mod name;
 pub mod nsq;
 pub mod peer;
 mod quote;
+pub mod registration;
 pub mod relay;
 
 pub use id::MessageId;

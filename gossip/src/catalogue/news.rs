@@ -1,6 +1,6 @@
 //! News: one change each, small enough to ride on a datagram.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bruit_wire::{ChannelName, TopicName, is_valid_name};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Catalogue;
 use crate::{
-    ADDRESSES_MAX, About, Name, NodeId, Now, TEXT_MAX,
+    ADDRESSES_MAX, About, Name, NodeId, Now, REGISTRANTS_MAX, TEXT_MAX,
     digest::OWNERS_MAX,
     fact::{Fact, VERSION_MAX},
     names::{Handle, Mark, mix, text_hash},
@@ -82,12 +82,14 @@ impl News<'_> {
     }
 }
 
-/// This node's own changes that have not been broadcast yet.
+/// This node's own changes, and those of its registrants, that have not been broadcast yet.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<(NewsKey, Bytes)>,
     /// There were too many: only their number is told.
     only_head: bool,
+    /// Whose changes wait here, or were too many.
+    owners: BTreeSet<NodeId>,
 }
 
 impl Outbox {
@@ -100,10 +102,12 @@ impl Outbox {
         held: bool,
     ) {
         let (topic, channel) = texts(name);
+        self.owners.insert(owner);
         self.push(&News::Held { owner, generation, version, topic, channel, held });
     }
 
     pub(super) fn push_about(&mut self, owner: NodeId, generation: u64, version: u64, about: About) {
+        self.owners.insert(owner);
         self.push(&News::About { owner, generation, version, about });
     }
 
@@ -116,16 +120,22 @@ impl Outbox {
         self.push(&News::Hide { topic: topic.as_str(), node, stamp, version });
     }
 
-    pub(super) fn take(
-        &mut self,
-        owner: NodeId,
-        (generation, version): (u64, u64),
-    ) -> Option<(NewsKey, Bytes)> {
-        if std::mem::take(&mut self.only_head) {
+    /// The next one. `head` tells a node's generation and the number of its changes.
+    pub(super) fn take(&mut self, head: impl Fn(NodeId) -> Option<(u64, u64)>) -> Option<(NewsKey, Bytes)> {
+        while self.only_head {
+            let Some(owner) = self.owners.pop_first() else {
+                self.only_head = false;
+                break;
+            };
+            let Some((generation, version)) = head(owner) else { continue };
             let head = News::Head { owner, generation, version };
             return Some((head.key(), head.to_bytes()?));
         }
-        self.queue.pop_front()
+        let news = self.queue.pop_front();
+        if self.queue.is_empty() {
+            self.owners.clear();
+        }
+        news
     }
 
     fn push(&mut self, news: &News<'_>) {
@@ -134,12 +144,17 @@ impl Outbox {
         }
         match news.to_bytes() {
             Some(bytes) if self.queue.len() < OWN_NEWS_MAX => self.queue.push_back((news.key(), bytes)),
-            _ => self.tell_only_head(),
+            _ => {
+                self.queue.clear();
+                self.only_head = true;
+            }
         }
     }
 
-    pub(super) fn tell_only_head(&mut self) {
+    /// Drops what waits: `me` tells how many changes it has made, and so do the others that had any here.
+    pub(super) fn tell_only_head(&mut self, me: NodeId) {
         self.queue.clear();
+        self.owners.insert(me);
         self.only_head = true;
     }
 }
@@ -246,7 +261,7 @@ impl Catalogue {
         }
         let is_full = self.facts.len() >= OWNERS_MAX;
         match self.facts.get(&owner) {
-            Some(fact) if owner == self.me => {
+            Some(fact) if owner == self.me || self.registrants.is_own(owner) => {
                 let claims = (generation, version) > (fact.generation, fact.contiguous);
                 return if claims { Err("a peer speaks for this node") } else { Ok(None) };
             }
@@ -304,6 +319,7 @@ pub(super) fn check_about(about: &About) -> Result<(), &'static str> {
     let texts = [&about.hostname, &about.version, &about.topology_zone, &about.topology_region];
     let is_text = |text: &String| text.len() <= TEXT_MAX && !text.chars().any(char::is_control);
     let is_valid = about.broadcast_addresses.len() <= ADDRESSES_MAX
+        && about.registrants.len() <= REGISTRANTS_MAX
         && about.broadcast_addresses.iter().chain(texts).all(is_text);
     if is_valid { Ok(()) } else { Err("an impossible description of a node") }
 }

@@ -8,6 +8,7 @@ use crate::{Heard, MemberState, Payload, Peer};
 mod converge;
 mod hostile;
 mod names;
+mod registrants;
 mod size;
 
 const WALL_MS: u64 = 1_800_000_000_000;

@@ -10,12 +10,15 @@ use std::{
 };
 
 use bruit_wire::{ChannelName, TopicName, relay::GiveBack};
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
     Shared,
     client::{Client, ClientStats},
+    clock::millis,
     delivery::{Stop, Taken, Want},
+    latency::{Latencies, Sketch},
     queue::{Output, Pending, Queue, RequeueError},
     tail::Tail,
     window::NotYours,
@@ -61,6 +64,8 @@ struct State {
     ranked: bool,
     /// Messages delivered, by how near the consumer is.
     delivered: [u64; 3],
+    /// How long messages take; kept only where that is asked for.
+    latencies: Option<Latencies>,
 }
 
 /// A channel's figures (NSQ reference, section 6.5).
@@ -107,6 +112,9 @@ impl Channel {
         tail: Arc<Mutex<Tail>>,
         queue: Queue,
     ) -> Arc<Self> {
+        let latency = &shared.latency;
+        let latencies = (!latency.percentiles.is_empty())
+            .then(|| Latencies::new(shared.clock.now(), millis(latency.window)));
         let state = State {
             queue,
             clients: Vec::new(),
@@ -118,6 +126,7 @@ impl Channel {
             deleted: false,
             ranked: false,
             delivered: [0; 3],
+            latencies,
         };
         let ranked = AtomicBool::new(false);
         Arc::new(Self { number, topic, name, shared, tail, ranked, state: Mutex::new(state) })
@@ -183,7 +192,7 @@ impl Channel {
     /// Gives `client` messages, appended to `out`. If there are none, or more must be read first, it is woken
     /// when it is worth asking again. Returns how many it got.
     pub(crate) fn take(self: &Arc<Self>, client: &Arc<Client>, want: Want<'_>, out: &mut Output) -> u64 {
-        let now = self.shared.clock.now();
+        let (now, before) = (self.shared.clock.now(), out.len());
         let mut state = self.state.lock();
         if state.yields(client, &self.tail) {
             return 0;
@@ -193,6 +202,7 @@ impl Channel {
             let taken = state.queue.take(now, &tail, want, out);
             (taken, state.queue.has_more(&tail))
         };
+        state.note_delivered(out.range(before..));
         client.in_flight.fetch_add(messages, Ordering::Relaxed);
         client.message_count.fetch_add(messages, Ordering::Relaxed);
         if let Some(count) = state.delivered.get_mut(client.proximity() as usize) {
@@ -226,10 +236,17 @@ impl Channel {
         mut refused: impl FnMut(u64, NotYours),
     ) {
         let mut state = self.state.lock();
+        let measured = state.latencies.is_some();
+        let times = measured.then(|| (self.shared.clock.now(), self.shared.clock.timestamp()));
         let mut finished = 0;
         for &sequence in sequences {
             match state.queue.finish(sequence, client.id) {
-                Ok(()) => finished += 1,
+                Ok(()) => {
+                    finished += 1;
+                    if let (Some(latencies), Some((now, wall))) = (&mut state.latencies, times) {
+                        latencies.finished(now, wall, sequence);
+                    }
+                }
                 Err(error) => refused(sequence, error),
             }
         }
@@ -434,6 +451,13 @@ impl Channel {
         }
     }
 
+    /// How long the messages that were finished lately took, from publishing to FIN; `None` where that is not
+    /// kept.
+    pub fn latency(&self) -> Option<Sketch> {
+        let now = self.shared.clock.now();
+        self.state.lock().latencies.as_mut().map(|latencies| latencies.sketch(now))
+    }
+
     /// Its consumers.
     pub fn clients(&self) -> Vec<ClientStats> {
         self.state.lock().clients.iter().map(|client| client.stats()).collect()
@@ -494,6 +518,16 @@ impl Channel {
 }
 
 impl State {
+    /// Remembers when these messages were published, where latencies are kept.
+    fn note_delivered<'a>(&mut self, frames: impl Iterator<Item = &'a Bytes>) {
+        let Some(latencies) = &mut self.latencies else { return };
+        latencies.delivered(frames);
+        let window = &self.queue.flight.window;
+        if latencies.is_crowded(window.len()) {
+            latencies.keep(window.iter().map(|(sequence, _)| sequence));
+        }
+    }
+
     /// Wakes the consumer that waits longest, of those that come first; returns whether there was one. If not,
     /// those who watch hear of it.
     fn wake_one(&mut self) -> bool {

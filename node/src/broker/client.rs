@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -51,6 +52,7 @@ pub(crate) struct Client {
     /// Messages that it has requeued.
     pub(crate) requeue_count: AtomicU64,
     closing: AtomicBool,
+    remote_ip: IpAddr,
     about: Mutex<About>,
 }
 
@@ -68,6 +70,16 @@ struct About {
     published: BTreeMap<TopicName, u64>,
     compression: Option<Compression>,
     session: Option<Session>,
+    identity: Option<Identity>,
+}
+
+/// Who the owner of a client's secret is, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A name.
+    pub name: String,
+    /// Where there is more; may be empty.
+    pub url: String,
 }
 
 /// A connection as `/stats` shows it (NSQ reference, section 6.5).
@@ -107,11 +119,14 @@ pub struct ClientStats {
     pub tls: Option<(&'static str, String)>,
     /// Messages published, by topic.
     pub pub_counts: Vec<(TopicName, u64)>,
+    /// Whose secret it has shown.
+    pub identity: Option<Identity>,
 }
 
 impl Client {
     /// A connection that just came in.
     pub(crate) fn new(id: u32, remote_address: String, remote_ip: String, connected: SystemTime) -> Self {
+        let ip = remote_address.parse().map_or(Ipv4Addr::UNSPECIFIED.into(), |from: SocketAddr| from.ip());
         let about = About {
             remote_address,
             client_id: remote_ip.clone(),
@@ -124,6 +139,7 @@ impl Client {
             published: BTreeMap::new(),
             compression: None,
             session: None,
+            identity: None,
         };
         Self {
             id,
@@ -140,6 +156,7 @@ impl Client {
             finish_count: AtomicU64::new(0),
             requeue_count: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            remote_ip: ip,
             about: Mutex::new(about),
         }
     }
@@ -163,6 +180,21 @@ impl Client {
     /// Its bytes are encrypted from now on, if a handshake has said how.
     pub(crate) fn secured(&self, session: Option<Session>) {
         self.about.lock().session = session;
+    }
+
+    /// What its handshake of TLS agreed on. `None` without TLS.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.about.lock().session.clone()
+    }
+
+    /// Takes note of whose secret it has shown.
+    pub(crate) fn authorized(&self, identity: Identity) {
+        self.about.lock().identity = Some(identity);
+    }
+
+    /// Where it connects from.
+    pub(crate) const fn remote_ip(&self) -> IpAddr {
+        self.remote_ip
     }
 
     /// Says where it is, seen from a node that is `here`. All that are connected directly come before relays.
@@ -259,6 +291,7 @@ impl Client {
             compression: about.compression,
             tls: about.session.as_ref().map(|session| (session.version, session.cipher_suite.clone())),
             pub_counts: about.published.iter().map(|(topic, count)| (topic.clone(), *count)).collect(),
+            identity: about.identity.clone(),
         }
     }
 }

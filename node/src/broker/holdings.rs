@@ -10,8 +10,14 @@ use bruit_wire::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::topic::Topic;
+
 /// Tells the lasting channels of a topic that the mesh knows.
 pub(crate) type KnownChannels = Arc<dyn Fn(&TopicName) -> Vec<ChannelName> + Send + Sync>;
+
+/// Says whether others have to be asked for the channels of a new topic, and sees to it: then it calls
+/// [`Topic::release`] in the end.
+pub(crate) type AskFirst = Arc<dyn Fn(&Arc<Topic>) -> bool + Send + Sync>;
 
 /// Topics that came, went, or got or lost channels since the mesh last looked. A name is noted once however
 /// often it changes, so this is never larger than the topics that were there.
@@ -20,6 +26,7 @@ pub(crate) struct Holdings {
     changed: Mutex<BTreeSet<TopicName>>,
     woken: Notify,
     known: OnceLock<KnownChannels>,
+    ask: OnceLock<AskFirst>,
 }
 
 impl Holdings {
@@ -27,6 +34,17 @@ impl Holdings {
     pub(crate) fn follow(&self, known: KnownChannels) {
         // A node has one mesh; a second one would be a mistake of ours and changes nothing.
         let _ = self.known.set(known);
+    }
+
+    /// From now on new topics keep their messages from their channels until `ask` has let them go.
+    pub(crate) fn ask_first(&self, ask: AskFirst) {
+        // As above.
+        let _ = self.ask.set(ask);
+    }
+
+    /// Whether a new topic has to wait until it is released.
+    pub(super) fn is_to_wait(&self, topic: &Arc<Topic>) -> bool {
+        self.ask.get().is_some_and(|ask| ask(topic))
     }
 
     /// Waits until something has changed, and takes the names.

@@ -17,6 +17,7 @@ mod committer;
 mod delivery;
 mod flight;
 mod holdings;
+mod latency;
 mod proximity;
 mod queue;
 #[cfg(test)]
@@ -47,14 +48,15 @@ pub(crate) use self::{
 };
 pub use self::{
     channel::{Channel, ChannelStats},
-    client::ClientStats,
+    client::{ClientStats, Identity},
     commits::Ticket,
+    latency::{Sketch, quantiles},
     registry::{Broker, JournalStats},
     topic::{Topic, TopicStats},
 };
 pub use crate::journal::admission::Refused;
 use crate::{
-    config::{JournalConfig, Limits},
+    config::{JournalConfig, LatencyConfig, Limits},
     env::Env,
     journal::{Store, admission::Admission},
 };
@@ -67,6 +69,7 @@ pub(crate) struct Shared {
     clock: Clock,
     limits: Limits,
     journal: JournalConfig,
+    latency: LatencyConfig,
     commits: Commits,
     agenda: Arc<Agenda>,
     store: Arc<Store>,

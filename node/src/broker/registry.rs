@@ -27,15 +27,12 @@ use super::{
     topic::Topic,
 };
 use crate::{
-    config::{Durability, JournalConfig, Limits},
+    config::{Durability, JournalConfig, LatencyConfig, Limits},
     env::{Env, Spawn},
     exit::Exiting,
     journal::{self, OpenError, RecoveryReport, admission::Admission, admission::Refused, upkeep},
 };
 
-/// Bytes of commands that have come in part, over all connections. Beyond it, a connection that holds more
-/// than [`UNFINISHED_FREE`] of them is closed with an error.
-const UNFINISHED_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of an unfinished command that every connection may hold whatever the others do.
 const UNFINISHED_FREE: usize = 64 * 1024;
 
@@ -50,6 +47,8 @@ pub struct Broker {
     next_client: AtomicU32,
     /// Bytes of commands that have come in part, over all connections.
     unfinished: AtomicUsize,
+    /// Bytes that wait for clients to take them.
+    waiting_output: AtomicUsize,
     pub(super) commit_count: AtomicU64,
     pub(super) sync_count: AtomicU64,
     pub(super) live_bytes: AtomicU64,
@@ -81,6 +80,8 @@ pub(crate) struct Opening {
     pub(crate) limits: Limits,
     /// How messages are kept.
     pub(crate) journal: JournalConfig,
+    /// Which latencies are kept.
+    pub(crate) latency: LatencyConfig,
 }
 
 /// The broker's own tasks.
@@ -131,7 +132,7 @@ impl Broker {
         opening: Opening,
         exit: Exiting,
     ) -> Result<(Arc<Self>, Tasks, RecoveryReport), OpenError> {
-        let Opening { env, dir, node, limits, journal } = opening;
+        let Opening { env, dir, node, limits, journal, latency } = opening;
         let clock = Clock::start(Arc::clone(&env.wall), limits.max_req_timeout.max(limits.max_defer_timeout));
         let opened = journal::open(&journal, dir, env.clone()).await?;
         let journal::Opened { recovered, report, store, writer, replay_from } = opened;
@@ -141,6 +142,7 @@ impl Broker {
             clock: clock.clone(),
             limits,
             journal,
+            latency,
             commits: Commits::new(recovered.control),
             agenda: Arc::new(Agenda::default()),
             store,
@@ -177,6 +179,7 @@ impl Broker {
             clients: Mutex::default(),
             next_client: AtomicU32::new(1),
             unfinished: AtomicUsize::new(0),
+            waiting_output: AtomicUsize::new(0),
             commit_count: AtomicU64::new(0),
             sync_count: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
@@ -252,6 +255,12 @@ impl Broker {
                 tracing::warn!("the new topic {name} begins without the channel {channel}: {refused}");
             }
         }
+        // Before anybody can find it: what is published must not pass a channel by that is still to come. The
+        // answer may be there before the question is put, so the topic waits first.
+        topic.wait();
+        if !self.shared.holdings.is_to_wait(&topic) {
+            topic.release();
+        }
         self.topics.insert(name.clone(), Arc::clone(&topic));
         self.shared.holdings.note(name);
         Ok(topic)
@@ -316,7 +325,31 @@ impl Broker {
             return false;
         }
         let total = self.unfinished.fetch_add(now - before, Ordering::Relaxed) + now - before;
-        total > UNFINISHED_MAX && now > UNFINISHED_FREE
+        total > self.shared.limits.max_unfinished_input && now > UNFINISHED_FREE
+    }
+
+    /// Bytes of commands that have come in part.
+    pub(crate) fn unfinished_input(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
+    }
+
+    /// `now` bytes wait for a client, where `before` waited.
+    pub(crate) fn holds_output(&self, before: usize, now: usize) {
+        if now >= before {
+            self.waiting_output.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.waiting_output.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that wait for clients.
+    pub(crate) fn waiting_output(&self) -> usize {
+        self.waiting_output.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many bytes wait for clients that none should be given more than it reads.
+    pub(crate) fn is_output_tight(&self) -> bool {
+        self.waiting_output() >= self.shared.limits.max_waiting_output
     }
 
     /// Removes a connection.

@@ -15,6 +15,7 @@ use super::{
     client::Client,
     clock::millis,
     commits::{Change, Ticket},
+    latency::Sketch,
     queue::Queue,
     reclaim::Needs,
     signal::Signal,
@@ -49,6 +50,8 @@ pub struct Topic {
 struct Core {
     channels: BTreeMap<ChannelName, Arc<Channel>>,
     paused: bool,
+    /// Others are being asked which channels it begins with.
+    waits: bool,
     deleted: bool,
     /// The number of the latest change.
     change: u64,
@@ -57,7 +60,7 @@ struct Core {
 impl Core {
     /// Whether the fan-out mark follows the tail.
     fn flows(&self) -> bool {
-        !self.paused && !self.channels.is_empty()
+        !self.paused && !self.waits && !self.channels.is_empty()
     }
 }
 
@@ -304,6 +307,18 @@ impl Topic {
         ticket
     }
 
+    /// No channel sees a message until [`release`](Self::release). Not kept: a restart ends it.
+    pub(super) fn wait(&self) {
+        self.core.lock().waits = true;
+    }
+
+    /// All channels that are there by now see the messages so far.
+    pub(crate) fn release(&self) {
+        let mut core = self.core.lock();
+        core.waits = false;
+        self.advance(&core);
+    }
+
     /// Drops what no channel sees yet.
     pub fn empty(self: &Arc<Self>) -> Ticket {
         let mut core = self.core.lock();
@@ -449,6 +464,20 @@ impl Topic {
             message_bytes,
             channels,
         })
+    }
+
+    /// How long the messages that were finished lately took, over all channels; `None` where that is not kept,
+    /// and without channels.
+    pub fn latency(&self) -> Option<Sketch> {
+        let mut channels = self.channels().into_iter().filter_map(|channel| channel.latency());
+        let mut whole = channels.next()?;
+        channels.for_each(|part| whole.merge(&part));
+        Some(whole)
+    }
+
+    /// The quantiles of latency that are to be shown.
+    pub fn percentiles(&self) -> &[f64] {
+        &self.shared.latency.percentiles
     }
 
     /// A snapshot for `/stats`.

@@ -12,8 +12,12 @@ use bruit_wire::nsq::{self, FrameDecoder, FrameType, MAGIC_V2, MessageView};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{io::Interest, net::TcpStream, time::timeout};
 
+use super::token::token;
+
 /// How long to wait for a connection, and then for the answer to IDENTIFY.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a node may take to have a token judged by servers of its own.
+const JUDGEMENT: Duration = Duration::from_secs(30);
 /// Largest frame to accept, bytes: the largest message that a node can be told to take, and some.
 const FRAME_MAX: usize = 64 << 20;
 /// Room to read into, bytes.
@@ -177,6 +181,7 @@ impl Client {
             }
         });
         match answer.await {
+            Ok(Ok((FrameType::Response, reply))) if wants_auth(&reply) => self.authenticate().await,
             Ok(Ok((FrameType::Response, _))) => Ok(()),
             Ok(Ok((FrameType::Error, text))) => {
                 bail!("the node at {} refuses us: {}", self.address, String::from_utf8_lossy(&text))
@@ -184,6 +189,40 @@ impl Client {
             Ok(Ok((FrameType::Message, _))) => Err(self.not_nsq("a message came before SUB")),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(self.not_nsq(&format!("no answer to IDENTIFY within {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    /// Shows the token and waits until it was taken.
+    async fn authenticate(&mut self) -> anyhow::Result<()> {
+        let address = &self.address;
+        let Some(token) = token() else {
+            bail!(
+                "the node at {address} wants a token: name a file that holds it with --token-file, or set BRUIT_TOKEN"
+            );
+        };
+        nsq::put_auth(&mut self.out, token.as_bytes());
+        let answer = timeout(JUDGEMENT, async {
+            loop {
+                match self.take_frame()? {
+                    Some((FrameType::Response, body)) if &body[..] == b"_heartbeat_" => {
+                        nsq::put_nop(&mut self.out)
+                    }
+                    Some(frame) => return anyhow::Ok(frame),
+                    None => self.progress().await?,
+                }
+            }
+        });
+        match answer.await {
+            Ok(Ok((FrameType::Response, _))) => Ok(()),
+            Ok(Ok((_, text))) => {
+                bail!(
+                    "the node at {} does not take the token: {}",
+                    self.address,
+                    String::from_utf8_lossy(&text)
+                )
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => bail!("the node at {} does not say whether it takes the token", self.address),
         }
     }
 
@@ -205,6 +244,12 @@ impl Client {
     fn not_nsq(&self, why: &str) -> anyhow::Error {
         anyhow!("what answers at {} does not speak NSQ ({why}): is it the TCP port of a node?", self.address)
     }
+}
+
+/// Whether the answer to IDENTIFY says that AUTH has to follow.
+fn wants_auth(reply: &[u8]) -> bool {
+    let reply: Option<serde_json::Value> = serde_json::from_slice(reply).ok();
+    reply.is_some_and(|reply| reply["auth_required"] == true)
 }
 
 fn unreachable(address: &str, error: &io::Error) -> anyhow::Error {

@@ -13,6 +13,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::token::token;
+
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to wait for the whole answer then.
@@ -72,20 +74,36 @@ impl Http {
     }
 
     async fn request(&self, method: &str, target: &str, body: &[u8]) -> anyhow::Result<Answer> {
+        self.ask(method, target, "", body, (CONNECT, ANSWER)).await
+    }
+
+    /// A request with more headers, whole lines each, that may take so long to connect and to be answered.
+    ///
+    /// # Errors
+    /// As [`Http::get`].
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+        (to_connect, to_answer): (Duration, Duration),
+    ) -> anyhow::Result<Answer> {
         let address = &self.address;
-        let mut stream = match timeout(CONNECT, TcpStream::connect(address)).await {
+        let mut stream = match timeout(to_connect, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unreachable(address, &error)),
-            Err(_) => bail!("cannot reach a node at {address} (no answer within {} s)", CONNECT.as_secs()),
+            Err(_) => bail!("cannot reach a node at {address} (no answer within {to_connect:?})"),
         };
+        let token = token().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let mut request = format!(
-            "{method} {target} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: bruit/{}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: bruit/{}\r\n{token}{headers}Content-Length: {}\r\n\r\n",
             env!("CARGO_PKG_VERSION"),
             body.len()
         )
         .into_bytes();
         request.extend_from_slice(body);
-        let exchange = timeout(ANSWER, async {
+        let exchange = timeout(to_answer, async {
             // A node may answer, and close, before it has read all of a request that it refuses.
             let written = stream.write_all(&request).await;
             let mut answer = Vec::new();
@@ -93,7 +111,7 @@ impl Http {
             if answer.is_empty() { written.and(read).map(|_| answer) } else { Ok(answer) }
         });
         let exchanged = exchange.await.map_err(|_| {
-            anyhow!("the node at {address} does not answer {method} {target} within {} s", ANSWER.as_secs())
+            anyhow!("what is at {address} does not answer {method} {target} within {to_answer:?}")
         })?;
         let bytes = exchanged.with_context(|| format!("the connection to {address} is lost"))?;
         parse(&bytes).ok_or_else(|| {
@@ -117,7 +135,12 @@ impl Answer {
 
     /// A sentence that says why the node at `from` refused.
     pub(super) fn refusal(&self, from: &Http) -> anyhow::Error {
-        let hint = if self.status == 404 { ": is it a node of bruit, and a recent one?" } else { "" };
+        let hint = match self.status {
+            404 => ": is it a node of bruit, and a recent one?",
+            401 => ": it wants a token that it knows, in a file that --token-file names, or in BRUIT_TOKEN",
+            403 => ": the token does not allow this",
+            _ => "",
+        };
         anyhow!("the node at {} refuses with {} {}{hint}", from.address, self.status, self.message())
     }
 
@@ -132,9 +155,9 @@ impl Answer {
 }
 
 /// `text` as a value in a query.
-pub(super) fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: impl AsRef<[u8]>) -> String {
     let mut encoded = String::new();
-    for byte in text.bytes() {
+    for &byte in text.as_ref() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {

@@ -90,6 +90,11 @@ pub(super) fn producers(found: &Value) -> impl Iterator<Item = String> {
     found["producers"].as_array().into_iter().flatten().filter_map(|producer| at(producer, "tcp_port"))
 }
 
+/// Where their HTTP is.
+pub(super) fn http_of_producers(found: &Value) -> impl Iterator<Item = String> {
+    found["producers"].as_array().into_iter().flatten().filter_map(|producer| at(producer, "http_port"))
+}
+
 fn at(producer: &Value, port: &str) -> Option<String> {
     let (host, port) = (producer["broadcast_address"].as_str()?, producer[port].as_u64()?);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };

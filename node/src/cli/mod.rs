@@ -4,8 +4,10 @@
 
 mod argv;
 mod bench;
+mod classic;
 mod client;
 mod config;
+mod consumer;
 mod dev;
 #[cfg(test)]
 mod fake_node;
@@ -14,17 +16,26 @@ mod join;
 mod journal;
 mod key;
 mod lines;
+mod log;
 mod lookup;
 mod members;
 mod publish;
 mod serve;
 mod settings;
+mod stat;
 mod table;
 mod tail;
+mod to_file;
+mod to_http;
+mod to_mesh;
+mod token;
+mod upstreams;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::settings::Persona;
 
 /// Exit code of a command that did not succeed.
 const FAILED: u8 = 1;
@@ -48,6 +59,9 @@ const IN_PART: u8 = 4;
         130 or 143 after a second SIGINT or SIGTERM."
 )]
 struct Cli {
+    /// Holds the token to show to a node that wants one [env: BRUIT_TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,12 +70,24 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::ServeArgs),
+    /// Run a node with nsqd's command line, as under the name nsqd
+    Nsqd(serve::ServeArgs),
+    /// Answer lookups alone, with nsqlookupd's command line, as under the name nsqlookupd
+    Nsqlookupd(serve::ServeArgs),
     /// Run a mesh of several nodes in one process, to try things with
     Dev(dev::DevArgs),
     /// Publish the lines of a file or of standard input
     Pub(publish::PublishArgs),
     /// Print the messages of a topic as they come
     Tail(tail::TailArgs),
+    /// Write the messages of topics to files
+    ToFile(to_file::ToFileArgs),
+    /// Hand the messages of topics to HTTP servers
+    ToHttp(to_http::ToHttpArgs),
+    /// Publish the messages of topics to other nodes
+    ToMesh(to_mesh::ToMeshArgs),
+    /// Show the rates and depths of a channel, a line at a time
+    Stat(stat::StatArgs),
     /// Show who is in the mesh
     Members(members::MembersArgs),
     /// Show the topics that the mesh knows
@@ -86,10 +112,15 @@ enum Command {
 #[must_use]
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let command = Cli::command();
-    let argv = argv::rewrite(argv, &command);
+    let (argv, version) = classic::unfold(argv);
+    if let Some(version) = version {
+        println!("{version}");
+        return ExitCode::SUCCESS;
+    }
+    let argv = argv::rewrite(argv.into_iter(), &command);
     let parsed = command.try_get_matches_from(argv).and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match parsed {
-        Ok(cli) => run(cli.command),
+        Ok(cli) => start(cli),
         Err(error) => {
             // Help goes to standard output with code 0, a mistake to standard error with code 2. There is
             // nobody left to tell if even that fails.
@@ -105,12 +136,28 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Serve(_)) && cli.token_file.is_some() {
+        anyhow::bail!(
+            "--token-file is for commands that ask a node: name the tokens that a node takes with --auth-tokens-file"
+        );
+    }
+    token::choose(cli.token_file.as_ref())?;
+    run(cli.command)
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Nsqd(args) => serve::run_as(Persona::Nsqd, &args),
+        Command::Nsqlookupd(args) => serve::run_as(Persona::Nsqlookupd, &args),
         Command::Dev(args) => dev::run(&args),
         Command::Pub(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::ToFile(args) => to_file::run(&args),
+        Command::ToHttp(args) => to_http::run(&args),
+        Command::ToMesh(args) => to_mesh::run(&args),
+        Command::Stat(args) => stat::run(&args),
         Command::Members(args) => members::run(&args),
         Command::Topics(args) => lookup::topics(&args),
         Command::Lookup(args) => lookup::run(&args),

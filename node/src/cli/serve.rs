@@ -1,6 +1,6 @@
 //! `bruit serve`: a node, until a signal stops it.
 
-use std::{fmt::Write as _, io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -10,12 +10,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use super::settings::{Flags, Settings, log_level};
+use super::{
+    classic, log,
+    settings::{Flags, Persona, Settings},
+};
 use crate::{
-    Durability, Limits, MeshReady, Ready, Reload, config::JournalConfig, env::real, journal::RecoveryReport,
+    Durability, Limits, MeshReady, Ready, Reload, Role,
+    config::JournalConfig,
+    env::{memory::MemoryDisk, real},
+    journal::RecoveryReport,
 };
 
 /// How long file operations may take to end after the node has stopped.
@@ -43,9 +47,18 @@ pub(super) struct ServeArgs {
 /// # Errors
 /// Settings that cannot hold, and whatever stops a node.
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut settings = Settings::resolve(&args.flags, std::env::vars_os())?;
-    settings.config.log.set = start_log(&settings.config.log.level);
-    for warning in &settings.warnings {
+    run_as(Persona::Bruit, args)
+}
+
+/// As [`run`], under the rules of another program.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_as(persona: Persona, args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut settings = Settings::resolve_as(persona, &args.flags, std::env::vars_os())?;
+    settings.config.log.set = log::start(&settings.config.log.level, settings.config.log.prefix.as_deref());
+    let leftovers = classic::leftovers(&settings.config.data_path).filter(|_| persona == Persona::Nsqd);
+    for warning in settings.warnings.iter().chain(&leftovers) {
         tracing::warn!("{warning}");
     }
 
@@ -57,13 +70,19 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
     watch_reload(&background, settings.config.reload.clone()).context("cannot listen to signals")?;
 
-    let env = real::env(data_plane.handle().clone(), background.handle().clone());
+    let mut env = real::env(data_plane.handle().clone(), background.handle().clone());
+    if settings.config.role == Role::Lookup {
+        env.disk = Arc::new(MemoryDisk::default());
+    }
     let (data, journal) = (settings.config.data_path.display().to_string(), settings.config.journal.clone());
     let shutdown = async {
         // The sender lives as long as the background runtime, and that outlives the node.
         let _ = stopping.await;
     };
-    let greet = |ready: &Ready| eprint!("{}", banner(ready, &data, &journal));
+    let greet = |ready: &Ready| match persona {
+        Persona::Bruit => eprint!("{}", banner(ready, &data, &journal)),
+        Persona::Nsqd | Persona::Nsqlookupd => classic::greet(persona, ready),
+    };
     let outcome = data_plane.block_on(crate::run(settings.config, env, shutdown, greet));
     drop(data_plane);
     background.shutdown_timeout(LAST_OPERATIONS);
@@ -102,18 +121,6 @@ pub(super) fn keep_descriptors(limits: &mut Limits) {
         );
         limits.max_connections = most;
     }
-}
-
-/// Begins to log to standard error; what it returns changes the level.
-pub(super) fn start_log(level: &str) -> Arc<dyn Fn(&str) -> bool + Send + Sync> {
-    let level = LevelFilter::from(log_level(level));
-    let (filter, change) = reload::Layer::new(level);
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Arc::new(move |level| {
-        log_level(level).is_some_and(|level| change.modify(|filter| *filter = level.into()).is_ok())
-    })
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process. On the background runtime, so
@@ -172,6 +179,9 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
     }
     if let Some(address) = ready.lookup_http_address {
         let _ = writeln!(banner, "lookup: nsqlookupd's HTTP on {address}");
+    }
+    if let Some(address) = ready.registry_address {
+        let _ = writeln!(banner, "lookup: nsqd registers on {address}");
     }
     banner.push_str(&mesh_lines(ready.mesh.as_ref()));
     let promise = match journal.durability {

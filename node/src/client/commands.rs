@@ -34,11 +34,16 @@ impl Connection {
         let start = at;
         self.need = None;
         while !self.ending && !self.upgrade.holds_reading() {
-            if self.is_stuffed() || self.broker.commits().is_full(&self.client.signal) {
+            let waits = self.is_stuffed() || self.authorization.is_asking();
+            if waits || self.broker.commits().is_full(&self.client.signal) {
                 self.blocked = at < bytes.len();
                 break;
             }
             match self.decoder.decode(&bytes[at..], &self.session.rules) {
+                Ok(Decoded::Command { command, .. }) if !self.may(&command) => {
+                    self.blocked = !self.ending;
+                    break;
+                }
                 Ok(Decoded::Command { command, consumed }) => {
                     at += consumed;
                     at += self.apply(command, &bytes[at..]);
@@ -47,7 +52,10 @@ impl Connection {
                     self.need = Some(need);
                     break;
                 }
-                Err(error) => self.fail(&error),
+                Err(error) => {
+                    let error = self.complaint(&bytes[at..], error);
+                    self.fail(&error);
+                }
             }
         }
         self.apply_finished();
@@ -117,6 +125,7 @@ impl Connection {
                 self.upgrade = Upgrade::to(granted);
                 Ok(())
             }
+            Effect::Authenticate(secret) => self.authenticate(secret),
             Effect::CloseWait => {
                 self.client.ready.store(0, Ordering::Relaxed);
                 self.client.state.store(self.session.state(), Ordering::Relaxed);

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    authorize::Authorization,
     deadlines::{Deadlines, Due},
     outbox::Outbox,
     session::{ServerFacts, Session},
@@ -41,6 +42,8 @@ const SCRATCH: usize = 256 * 1024;
 const READS_PER_TURN: usize = 4;
 /// No messages are taken while so many bytes wait for the socket.
 const OUTPUT_MAX: usize = 512 * 1024;
+/// The same while clients together leave too much waiting; at least one message is taken when nothing waits.
+const OUTPUT_TIGHT: usize = 16 * 1024;
 /// No commands are read while so many bytes wait for the socket: the client does not read its answers.
 const OUTPUT_STUFFED: usize = 2 * OUTPUT_MAX;
 /// No commands are read while so many answers are owed.
@@ -82,6 +85,7 @@ pub(super) struct Connection {
     pub(super) client: Arc<Client>,
     pub(super) facts: Arc<ServerFacts>,
     pub(super) session: Session,
+    pub(super) authorization: Authorization,
     pub(super) conn: Conn,
     pub(super) upgrade: Upgrade,
     pub(super) decoder: Decoder,
@@ -90,6 +94,8 @@ pub(super) struct Connection {
     pub(super) input: BytesMut,
     /// Of it, what the broker knows of.
     pub(super) input_counted: usize,
+    /// Of the output, what the broker knows of.
+    output_counted: usize,
     pub(super) need: Option<Need>,
     /// Whole commands may lie in `input`: there was no room for what they ask.
     pub(super) blocked: bool,
@@ -119,9 +125,10 @@ pub(super) async fn run(
     conn: Conn,
 ) {
     let session = Session::new(Arc::clone(&facts));
+    let authorization = Authorization::new(facts.auth.clone());
     client.msg_timeout.store(clamp(session.msg_timeout), Ordering::Relaxed);
     client.locate(&facts.place, "", "", false);
-    let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default());
+    let deadlines = Deadlines::new(Instant::now(), session.heartbeat.unwrap_or_default(), &facts.limits);
     let timer = Box::pin(tokio::time::sleep_until(deadlines.next().unwrap_or_else(Instant::now)));
     let mut connection = Connection {
         broker,
@@ -129,12 +136,14 @@ pub(super) async fn run(
         client,
         facts,
         session,
+        authorization,
         conn,
         upgrade: Upgrade::None,
         decoder: Decoder::new(),
         opened: false,
         input: BytesMut::new(),
         input_counted: 0,
+        output_counted: 0,
         need: None,
         blocked: false,
         outbox: Outbox::default(),
@@ -165,7 +174,7 @@ impl Connection {
         }
         let mut reads = 0;
         loop {
-            let mut progressed = false;
+            let mut progressed = self.hear(cx);
             if !self.ending {
                 let Ok(read) = self.read(cx) else { return Poll::Ready(Err(())) };
                 progressed |= read;
@@ -186,6 +195,7 @@ impl Connection {
             }
         }
         self.count_published();
+        self.count_output();
         if self.ending && !self.outbox.waits() && self.outbox.owed() == 0 {
             return Poll::Ready(Ok(End::Linger));
         }
@@ -236,10 +246,18 @@ impl Connection {
     fn count_input(&mut self) {
         let now = self.input.len();
         let before = std::mem::replace(&mut self.input_counted, now);
+        self.deadlines.begun(Instant::now(), now > 0 && !self.blocked);
         if before != now && self.broker.holds_unfinished(before, now) {
             let text = "too many unfinished commands on this node, try again later".into();
             self.fail(&ClientError { code: "E_INVALID", text, fatal: true });
         }
+    }
+
+    /// Tells the broker how much of what all clients leave waiting is this one's.
+    fn count_output(&mut self) {
+        let now = self.outbox.bytes();
+        let before = std::mem::replace(&mut self.output_counted, now);
+        self.broker.holds_output(before, now);
     }
 
     pub(super) fn is_stuffed(&self) -> bool {
@@ -303,6 +321,7 @@ impl Connection {
         let settled = self.settled;
         let subscribed = self.subscription.as_mut().filter(|subscription| subscription.durable <= settled);
         let Some(subscription) = subscribed else { return false };
+        let room = if self.broker.is_output_tight() { OUTPUT_TIGHT } else { OUTPUT_MAX };
         let rate = self.session.sample_rate;
         let sampler = &mut self.sampler;
         // Off by one as in nsqd: rate r passes r + 1 of a hundred (NSQ reference, section 2.13).
@@ -310,7 +329,7 @@ impl Connection {
         let mut want = Want {
             client: self.client.id,
             messages: self.session.ready.saturating_sub(self.client.in_flight.load(Ordering::Relaxed)),
-            bytes: OUTPUT_MAX.saturating_sub(self.outbox.bytes()),
+            bytes: room.saturating_sub(self.outbox.bytes()),
             timeout: clamp(self.session.msg_timeout),
             sample: if rate > 0 { Some(&mut sample) } else { None },
         };
@@ -374,6 +393,9 @@ impl Connection {
             match self.deadlines.due(Instant::now()) {
                 None => self.timer.as_mut().reset(next),
                 Some(Due::Heartbeat) => {
+                    if let Some(error) = self.revoked() {
+                        return self.give_up(&error, cx);
+                    }
                     self.outbox.send(Bytes::from_static(&nsq::HEARTBEAT_FRAME));
                     if self.write(cx).is_err() {
                         return Poll::Ready(Err(()));
@@ -383,15 +405,17 @@ impl Connection {
                 Some(Due::Silent) => {
                     let error = self.need.and_then(|need| need.interrupted()).filter(|_| self.opened);
                     let Some(error) = error else { return Poll::Ready(Ok(End::Close)) };
-                    self.fail(&error);
-                    return match self.write(cx) {
-                        Ok(_) => Poll::Ready(Ok(End::Linger)),
-                        Err(()) => Poll::Ready(Err(())),
-                    };
+                    return self.give_up(&error, cx);
                 }
             }
         }
         Poll::Pending
+    }
+
+    /// Says why, as far as the socket takes it now, and ends.
+    fn give_up(&mut self, error: &ClientError, cx: &mut Context<'_>) -> Poll<Result<End, ()>> {
+        self.fail(error);
+        Poll::Ready(self.write(cx).map(|_| End::Linger))
     }
 
     /// Takes the connection off its channel: what it had in flight is delivered again at once.
@@ -400,6 +424,8 @@ impl Connection {
         self.count_published();
         self.input = BytesMut::new();
         self.count_input();
+        let counted = std::mem::take(&mut self.output_counted);
+        self.broker.holds_output(counted, 0);
         if let Some(Subscription { topic, channel, feed, .. }) = self.subscription.take() {
             if let Some(feed) = feed {
                 self.relays.leave(&feed, &self.client);

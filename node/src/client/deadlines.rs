@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a connection may take to say which protocol it speaks.
-const MAGIC_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::config::Limits;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +29,23 @@ pub(super) struct Deadlines {
     patience: Duration,
     /// Since when output waits without any of it being taken.
     stuck_since: Option<Instant>,
+    /// Since when a command is there in part.
+    begun_since: Option<Instant>,
+    /// How long that may last without heartbeats.
+    command_timeout: Duration,
 }
 
 impl Deadlines {
     /// A connection that was just accepted.
-    pub(super) fn new(now: Instant, interval: Duration) -> Self {
+    pub(super) fn new(now: Instant, interval: Duration, limits: &Limits) -> Self {
         Self {
             interval: Some(interval),
             next_heartbeat: now + interval,
             waiting_since: now,
-            patience: MAGIC_TIMEOUT,
+            patience: limits.opening_timeout,
             stuck_since: None,
+            begun_since: None,
+            command_timeout: limits.command_timeout,
         }
     }
 
@@ -60,6 +65,12 @@ impl Deadlines {
     /// A whole command came.
     pub(super) const fn command(&mut self, now: Instant) {
         self.waiting_since = now;
+        self.begun_since = None;
+    }
+
+    /// A command is there in part, or none is. More of it does not give it more time.
+    pub(super) fn begun(&mut self, now: Instant, in_part: bool) {
+        self.begun_since = if in_part { self.begun_since.or(Some(now)) } else { None };
     }
 
     /// Output waits, or was taken: `waits` after `progressed`.
@@ -71,17 +82,23 @@ impl Deadlines {
         }
     }
 
-    /// When [`Self::due`] has something to say next; `None` for a client without heartbeats.
+    /// When [`Self::due`] has something to say next; `None` for a client without heartbeats, between commands.
     pub(super) fn next(&self) -> Option<Instant> {
-        let interval = self.interval?;
+        let Some(interval) = self.interval else { return self.command_due() };
         let silent = self.waiting_since + self.patience;
         let stuck = self.stuck_since.map(|since| since + interval);
         stuck.into_iter().chain([silent, self.next_heartbeat]).min()
     }
 
+    fn command_due(&self) -> Option<Instant> {
+        self.begun_since.map(|since| since + self.command_timeout)
+    }
+
     /// What is due at `now`.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
-        let interval = self.interval?;
+        let Some(interval) = self.interval else {
+            return self.command_due().filter(|due| now >= *due).map(|_| Due::Silent);
+        };
         if now >= self.waiting_since + self.patience {
             return Some(Due::Silent);
         }
@@ -102,10 +119,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn deadlines(now: Instant, interval: Duration) -> Deadlines {
+        Deadlines::new(now, interval, &Limits::default())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_client_is_given_up_after_two_intervals() {
         let start = Instant::now();
-        let mut deadlines = Deadlines::new(start, SECOND);
+        let mut deadlines = deadlines(start, SECOND);
         deadlines.opened(start);
         assert_eq!(deadlines.next(), Some(start + SECOND));
         assert_eq!(deadlines.due(start + SECOND), Some(Due::Heartbeat));
@@ -117,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_magic_is_due_after_five_seconds() {
         let start = Instant::now();
-        let mut deadlines = Deadlines::new(start, SECOND * 30);
+        let mut deadlines = deadlines(start, SECOND * 30);
         assert_eq!(deadlines.next(), Some(start + SECOND * 5));
         assert_eq!(deadlines.due(start + SECOND * 5), Some(Due::Silent));
     }
@@ -125,7 +146,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_given_up_after_one_interval() {
         let start = Instant::now();
-        let mut deadlines = Deadlines::new(start, SECOND * 10);
+        let mut deadlines = deadlines(start, SECOND * 10);
         deadlines.opened(start);
         deadlines.output(start + SECOND, true, false);
         deadlines.output(start + SECOND * 3, true, false);
@@ -136,10 +157,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_heartbeats_nothing_is_due() {
+    async fn without_heartbeats_only_a_command_that_was_begun_is_due() {
         let start = Instant::now();
-        let mut deadlines = Deadlines::new(start, SECOND);
+        let mut deadlines = deadlines(start, SECOND);
         deadlines.set_interval(start, None);
+        assert_eq!((deadlines.next(), deadlines.due(start + SECOND * 1000)), (None, None));
+        deadlines.begun(start + SECOND, true);
+        deadlines.begun(start + SECOND * 50, true);
+        assert_eq!(deadlines.next(), Some(start + SECOND * 61));
+        assert_eq!(deadlines.due(start + SECOND * 60), None);
+        assert_eq!(deadlines.due(start + SECOND * 61), Some(Due::Silent));
+        deadlines.command(start + SECOND * 61);
         assert_eq!((deadlines.next(), deadlines.due(start + SECOND * 1000)), (None, None));
     }
 }

@@ -8,6 +8,7 @@ use bruit_wire::{
 };
 
 use crate::{
+    auth::Auth,
     broker::{Place, millis},
     config::Limits,
     layers::Doorkeeper,
@@ -26,10 +27,16 @@ pub(crate) struct ServerFacts {
     pub(crate) doorkeeper: Option<Arc<Doorkeeper>>,
     /// Whether nothing is heard without TLS.
     pub(crate) tls_required: bool,
+    /// Decides what clients may do; `None` lets everybody do everything.
+    pub(crate) auth: Option<Arc<Auth>>,
 }
 
 /// The deflate level of a client that names none.
 const DEFLATE_LEVEL: u32 = 6;
+
+/// Largest body from a client that has to AUTH and has not yet, bytes: strangers should not take the room that
+/// large publishes need.
+pub(super) const STRANGER_BODY_MAX: usize = 64 * 1024;
 
 /// A connection's state.
 #[derive(Debug)]
@@ -85,6 +92,8 @@ pub(super) enum Effect<'a> {
     Requeue(&'a [u8; 16], u64),
     /// A message takes longer.
     Touch(&'a [u8; 16]),
+    /// The client says what it may do.
+    Authenticate(&'a [u8]),
     /// No more messages; the client will hang up.
     CloseWait,
 }
@@ -92,11 +101,12 @@ pub(super) enum Effect<'a> {
 impl Session {
     pub(super) fn new(facts: Arc<ServerFacts>) -> Self {
         let limits = &facts.limits;
+        let stranger = if facts.auth.is_some() { STRANGER_BODY_MAX } else { usize::MAX };
         let rules = Rules {
             phase: if facts.tls_required { Phase::Insecure } else { Phase::Init },
             heartbeats: true,
-            max_msg_size: limits.max_msg_size,
-            max_body_size: limits.max_body_size,
+            max_msg_size: limits.max_msg_size.min(stranger),
+            max_body_size: limits.max_body_size.min(stranger),
             max_rdy_count: limits.max_rdy_count,
             max_req_timeout_ms: millis(limits.max_req_timeout),
             max_defer_timeout_ms: millis(limits.max_defer_timeout),
@@ -139,9 +149,20 @@ impl Session {
                 self.ready = 0;
                 Effect::CloseWait
             }
-            Command::Auth { .. } => return Err(ClientError::auth_disabled()),
+            Command::Auth { secret } => Effect::Authenticate(secret),
             Command::Identify { body } => self.identify(body)?,
         })
+    }
+
+    /// What the decoder allows a client that has said what it may do.
+    pub(super) fn trusting_rules(&self) -> Rules {
+        let limits = &self.facts.limits;
+        Rules { max_msg_size: limits.max_msg_size, max_body_size: limits.max_body_size, ..self.rules }
+    }
+
+    /// The client has said what it may do.
+    pub(super) fn trust(&mut self) {
+        self.rules = self.trusting_rules();
     }
 
     /// The consumer is on its channel now.
@@ -244,7 +265,7 @@ impl Session {
             max_deflate_level: limits.max_deflate_level,
             snappy: granted.compression == Some(Compression::Snappy),
             sample_rate: identify.sample_rate,
-            auth_required: false,
+            auth_required: self.facts.auth.is_some(),
             output_buffer_size: identify.output_buffer_size,
             output_buffer_timeout: identify.output_buffer_timeout.map_or(0, millis),
             topology_region: &self.facts.place.region,
@@ -265,6 +286,7 @@ mod tests {
             place: Place::default(),
             doorkeeper: None,
             tls_required: false,
+            auth: None,
         }))
     }
 

@@ -8,6 +8,7 @@
 //! randomness or starts a thread. The lints of the workspace and a test hold this.
 
 mod buffer;
+pub(crate) mod memory;
 mod quic;
 pub mod real;
 

@@ -37,6 +37,7 @@ impl Fixture {
         config.journal.min_free_bytes = 0;
         config.limits.max_msg_size = 10;
         let opening = Opening {
+            latency: config.latency.clone(),
             env: env.clone(),
             dir: dir.path().to_owned(),
             node: 1,
@@ -61,7 +62,16 @@ impl Fixture {
         let mesh = mesh::start(joining, &exiting).await.unwrap().handle;
         config.log.set = Arc::new(|_| true);
         let relays = Relays::start(&config, &env, &broker, &mesh, exiting);
-        let state = HttpState::new(Arc::clone(&broker), mesh.clone(), relays, Arc::new(config), env, ports);
+        let state = HttpState::new(
+            Arc::clone(&broker),
+            mesh.clone(),
+            relays,
+            Arc::default(),
+            Arc::new(config),
+            env,
+            ports,
+            None,
+        );
         Self { app: app(state.clone()), lookup: lookup_app(state), broker, mesh, exit, _dir: dir }
     }
 

@@ -32,6 +32,9 @@ pub(super) struct Holder<'a> {
     pub(super) tombstoned: bool,
 }
 
+/// A member, or who registered at one, with what is said of it.
+type Shown<'a> = (&'a Member, &'a About);
+
 impl Known {
     pub(super) fn of(state: &HttpState) -> Self {
         let view = state.mesh.view();
@@ -64,16 +67,58 @@ impl Known {
         union(self.view.channels(topic), self.channels_here(topic).into_iter())
     }
 
-    /// The nodes that are there, by id.
-    pub(super) fn live(&self) -> impl Iterator<Item = (&Member, &About)> {
+    /// The nodes that are there and take clients, by id, then the nsqds that registered at them.
+    pub(super) fn live(&self) -> impl Iterator<Item = Shown<'_>> {
         let me = self.view.me();
         let live = move |member: &&Member| member.peer.id == me || member.is_live();
-        let members = self.view.members().iter().filter(live);
-        members.filter_map(|member| Some((member, member.about.as_deref()?)))
+        let members = self.view.members().iter().filter(live).filter_map(shown);
+        let members = members.filter(|(_, about)| about.tcp_port != 0);
+        let mut seen = BTreeSet::new();
+        members.chain(self.registrants().filter(move |(_, about)| seen.insert(about.endpoints().next())))
+    }
+
+    /// One of them.
+    pub(super) fn find(&self, id: NodeId) -> Option<Shown<'_>> {
+        let member = self.view.member(id).and_then(shown);
+        member.or_else(|| self.registrants().find(|(member, _)| member.peer.id == id))
+    }
+
+    fn registrants(&self) -> impl Iterator<Item = Shown<'_>> {
+        self.view.registrants().filter_map(shown)
+    }
+
+    /// The registrations of the nsqd that made this one: it may have registered at several nodes.
+    fn twins(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        let own = self.registrants().find(|(member, _)| member.peer.id == id);
+        let endpoint = own.and_then(|(_, about)| about.endpoints().next());
+        let twins = self.registrants().filter(move |(_, about)| about.endpoints().next() == endpoint);
+        twins.map(|(member, _)| member.peer.id)
+    }
+
+    /// The nodes that hold the topic, by id, then the registrations of nsqds that do; one that has registered
+    /// at several nodes is there as often.
+    pub(super) fn registrations(&self, topic: &str) -> Vec<Holder<'_>> {
+        let mut holders = self.nodes_with(topic);
+        let registered = self.view.registered_producers(topic).into_iter();
+        holders.extend(registered.filter_map(|producer| {
+            let (member, about) = shown(producer.member)?;
+            Some(Holder { id: member.peer.id, member, about, tombstoned: producer.tombstoned })
+        }));
+        holders
+    }
+
+    /// As [`registrations`](Self::registrations), each nsqd once.
+    pub(super) fn holders(&self, topic: &str) -> Vec<Holder<'_>> {
+        let mut seen = BTreeSet::new();
+        let mut holders = self.registrations(topic);
+        holders.retain(|holder| {
+            holder.about.registered_from.is_none() || seen.insert(holder.about.endpoints().next())
+        });
+        holders
     }
 
     /// The nodes that are there and hold the topic, by id.
-    pub(super) fn holders(&self, topic: &str) -> Vec<Holder<'_>> {
+    fn nodes_with(&self, topic: &str) -> Vec<Holder<'_>> {
         let me = self.view.me();
         let others = self.view.producers(topic).into_iter().map(|producer| producer.member);
         let others = others.filter(|member| member.peer.id != me);
@@ -92,7 +137,13 @@ impl Known {
     /// The node's topics, sorted, and whether each is hidden from `/lookup`.
     pub(super) fn holdings(&self, id: NodeId) -> Vec<Holding> {
         if id != self.view.me() {
-            return self.view.holdings(id);
+            let mut holdings = self.view.holdings(id);
+            for twin in self.twins(id).filter(|twin| *twin != id) {
+                holdings.extend(self.view.holdings(twin));
+            }
+            holdings.sort_by(|one, other| one.topic.cmp(&other.topic));
+            holdings.dedup_by(|later, first| later.topic == first.topic);
+            return holdings;
         }
         let topics = self.broker.topics();
         let holding = |topic: &TopicName| Holding {
@@ -116,7 +167,7 @@ impl Known {
             broadcast_address: self.address(member, about, asker),
             tcp_port: about.tcp_port,
             http_port: about.http_port,
-            version: NSQ_VERSION,
+            version: version(about),
             topology_zone: &about.topology_zone,
             topology_region: &about.topology_region,
         }
@@ -145,6 +196,15 @@ impl Known {
         let topic = self.broker.topic(topic);
         topic.iter().flat_map(|topic| topic.channels()).map(|channel| channel.name().clone()).collect()
     }
+}
+
+/// The version of nsqd that it is, or behaves like.
+pub(super) fn version(about: &About) -> &str {
+    if about.registered_from.is_some() { &about.version } else { NSQ_VERSION }
+}
+
+fn shown(member: &Member) -> Option<Shown<'_>> {
+    Some((member, member.about.as_deref()?))
 }
 
 /// The IP addresses that a member is known by.

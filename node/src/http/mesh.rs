@@ -159,6 +159,7 @@ mod tests {
             topology_region: "r".to_owned(),
             draining: false,
             tcp_at_gossip: true,
+            ..About::default()
         };
         let mut member = Member {
             peer,

@@ -1,20 +1,26 @@
 //! `/metrics`: figures for Prometheus, as its text format has them.
 //!
-//! **Bounded:** no label has a topic, a channel or a client for its value, so the number of series depends on
-//! this code, and on how many nodes the mesh has.
+//! **Bounded:** no series is about a client, those about topics and channels are counted (`series`), and the
+//! number of others depends on this code, and on how many nodes the mesh has.
 
 use std::{
     fmt::{Display, Write},
     time::UNIX_EPOCH,
 };
 
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::Uri, response::Response};
 
-use super::{BRUIT_VERSION, HttpState, NSQ_VERSION, reply};
-use crate::{broker::JournalStats, mesh::MeshReport, relay::RelayReport};
+use super::{
+    BRUIT_VERSION, HttpState, NSQ_VERSION,
+    query::Query,
+    reply::{self, ApiError},
+    series::Series,
+};
+use crate::{auth::Auth, broker::JournalStats, mesh::MeshReport, relay::RelayReport};
 
-/// `GET /metrics`
-pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
+/// `GET /metrics?topic=`: everything, of all topics or of one.
+pub(super) async fn metrics(State(state): State<HttpState>, uri: Uri) -> Result<Response, ApiError> {
+    let topic = Query::of(&uri)?.first("topic");
     let mut out = Exposition::default();
     out.family("build_info", GAUGE, "The versions of bruit and of the nsqd that it behaves like.");
     out.sample("build_info", &[("version", BRUIT_VERSION), ("nsq_version", NSQ_VERSION)], 1);
@@ -22,7 +28,12 @@ pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
     journal(&mut out, &state.broker.journal_stats());
     mesh(&mut out, &state.mesh.stats());
     relay(&mut out, &state.relays.report());
-    reply::metrics(out.0)
+    auth(&mut out, state.auth.as_deref());
+    let series = Series::take(&state.broker, state.config.limits.max_metrics_series, topic.as_deref());
+    let help = "Series of topics and channels that found no room here (see --max-metrics-series).";
+    out.single("metrics_omitted_series", GAUGE, help, series.omitted);
+    series.write(&mut out.0);
+    Ok(reply::metrics(out.0))
 }
 
 const GAUGE: &str = "gauge";
@@ -33,6 +44,9 @@ fn process(out: &mut Exposition, state: &HttpState) {
     out.single("start_time_seconds", GAUGE, "When the node started, seconds since 1970.", started);
     out.single("connections", GAUGE, "Connections of clients.", state.broker.connections());
     out.single("topics", GAUGE, "Topics on this node.", state.broker.topic_count());
+    let (waiting, unfinished) = (state.broker.waiting_output(), state.broker.unfinished_input());
+    out.single("waiting_output_bytes", GAUGE, "Bytes that wait for clients to take them.", waiting);
+    out.single("unfinished_input_bytes", GAUGE, "Bytes of commands that have come in part.", unfinished);
     let healthy = u8::from(state.broker.health().is_ok());
     out.single("healthy", GAUGE, "1 if the last write to the journal succeeded, else 0.", healthy);
 }
@@ -112,6 +126,14 @@ fn relay(out: &mut Exposition, report: &RelayReport) {
     out.family("relay_rtt_seconds", GAUGE, "The time that a datagram takes to a node and back.");
     for (node, rtt) in peers.iter().filter_map(|(node, peer)| Some((node, peer.rtt?))) {
         out.sample("relay_rtt_seconds", &[("peer", node)], rtt.as_secs_f64());
+    }
+}
+
+fn auth(out: &mut Exposition, auth: Option<&Auth>) {
+    let Some(auth) = auth else { return };
+    out.family("auth_decisions_total", COUNTER, "Secrets that were judged, by what came of it.");
+    for (outcome, count) in auth.counts() {
+        out.sample("auth_decisions_total", &[("outcome", outcome)], count);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The HTTP API of nsqd and of nsqlookupd, on one port; figures; and what bruit's own tools ask.
 //!
-//! A request passes `serve` (connections and their limits), `route` (paths and methods), one handler
+//! A request passes `serve` (connections and their limits), `route` (paths and methods), perhaps a `guard`, one handler
 //! (nsqd's: `publish`, `admin`, `stats`, `options`, `info`; nsqlookupd's: `lookup`, `nodes`, `names`; bruit's:
-//! `mesh`, `metrics`), which reads its `query` and perhaps its `body`, and makes a `reply`. Where both daemons
+//! `mesh`, `metrics` with `series`), which reads its `query` and perhaps its `body`, and makes a `reply`. Where both daemons
 //! have a path, the answer is nsqd's; `lookup_app` is for those who need nsqlookupd's. Everything runs on the
 //! background runtime: HTTP may be slow without slowing messages.
 //!
@@ -14,6 +14,7 @@ mod body;
 mod document;
 #[cfg(test)]
 mod fixture;
+mod guard;
 mod info;
 mod keys;
 mod known;
@@ -26,11 +27,12 @@ mod options;
 mod patience;
 mod publish;
 mod query;
-mod reach;
+pub(crate) mod reach;
 mod refusals;
 mod relay;
 mod reply;
 mod route;
+mod series;
 mod serve;
 mod stats;
 mod stats_json;
@@ -43,11 +45,14 @@ use tokio::time::Instant;
 pub(crate) use self::serve::{Face, serve};
 use self::{
     body::Bodies,
+    guard::Guard,
     options::LiveOptions,
     refusals::Refusals,
     route::{App, Routes},
 };
-use crate::{Config, broker::Broker, env::Env, mesh::MeshHandle, relay::Relays};
+use crate::{
+    Config, auth::Auth, broker::Broker, env::Env, lookupd::Lookups, mesh::MeshHandle, relay::Relays,
+};
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
@@ -72,6 +77,8 @@ pub(crate) struct HttpState {
     bodies: Bodies,
     options: Arc<LiveOptions>,
     refusals: Arc<Refusals>,
+    auth: Option<Arc<Auth>>,
+    guard: Option<Arc<Guard>>,
 }
 
 /// The ports that a node really listens on.
@@ -86,16 +93,19 @@ pub(crate) struct Ports {
 impl HttpState {
     /// The state of a node that starts now. `log_level` is the level that holds at start, by NSQ's word for
     /// it; `set_log_level` applies another one.
+    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
     pub(crate) fn new(
         broker: Arc<Broker>,
         mesh: MeshHandle,
         relays: Arc<Relays>,
+        lookups: Arc<Lookups>,
         config: Arc<Config>,
         env: Env,
         ports: Ports,
+        auth: Option<Arc<Auth>>,
     ) -> Self {
         let log = &config.log;
-        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set));
+        let options = LiveOptions::new(log.level.clone(), Arc::clone(&log.set), lookups);
         let bodies = Bodies::new(&config.limits);
         Self {
             broker,
@@ -108,6 +118,8 @@ impl HttpState {
             http_port: ports.http,
             bodies,
             options: Arc::new(options),
+            guard: Guard::new(config.auth.http, auth.as_ref()),
+            auth,
             config,
             refusals: Arc::new(Refusals::default()),
         }

@@ -5,14 +5,19 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Extension, extract::State, http::Uri, response::Response};
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, Uri, header::AUTHORIZATION},
+    response::Response,
+};
 use bruit_gossip::{About, Member, MemberState, NodeId};
 use bruit_wire::{TopicName, lookup};
 
 use super::{
-    HttpState, NSQ_VERSION,
+    HttpState,
     document::{document, item},
-    known::Known,
+    known::{Known, version},
     lookup::named_topic,
     query::Query,
     relay,
@@ -26,7 +31,7 @@ pub(super) async fn nodes(State(state): State<HttpState>, asker: Option<Extensio
     let known = Known::of(&state);
     let ids = live_ids(&known);
     let nodes = ids.into_iter().filter_map(move |id| {
-        let (member, about) = find(&known, id)?;
+        let (member, about) = known.find(id)?;
         let topics = known.holdings(id).into_iter().map(|held| (held.topic, held.tombstoned));
         Some(item(&lookup::Node::new(known.producer(member, about, asker), topics)))
     });
@@ -51,20 +56,24 @@ pub(super) async fn debug(State(state): State<HttpState>, asker: Option<Extensio
 
 /// `POST /topic/tombstone?topic=&node=`: hides a producer, named `broadcast_address:http_port`, from lookups
 /// of the topic for a while. Success also when nothing is named so.
-pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn tombstone(
+    State(state): State<HttpState>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let query = Query::of(&uri)?;
     let topic = named_topic(&query)?;
     let node = query.first("node").ok_or(ApiError::bad("MISSING_ARG_NODE"))?;
     let Ok(topic) = TopicName::new(&topic) else { return Ok(reply::empty()) };
     let known = Known::of(&state);
-    let holders = known.holders(topic.as_str());
+    let holders = known.registrations(topic.as_str());
     let named: Vec<NodeId> =
         holders.iter().filter(|holder| is_named(holder.about, &node)).map(|holder| holder.id).collect();
     let relayed = query.first("relayed").is_some();
     for id in named {
         state.mesh.tombstone(topic.clone(), id).await;
         if !relayed && id != known.view().me() {
-            relay::tombstone(&state, &known, id, &topic, &node).await;
+            relay::tombstone(&state, &known, id, &topic, &node, headers.get(AUTHORIZATION)).await;
         }
     }
     Ok(reply::empty())
@@ -72,11 +81,6 @@ pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Resul
 
 fn live_ids(known: &Known) -> Vec<NodeId> {
     known.live().map(|(member, _)| member.peer.id).collect()
-}
-
-fn find(known: &Known, id: NodeId) -> Option<(&Member, &About)> {
-    let member = known.view().member(id)?;
-    Some((member, member.about.as_deref()?))
 }
 
 /// Whether `node` is one of the addresses of a node with its HTTP port.
@@ -131,7 +135,7 @@ impl Rows {
             tcp_port: about.tcp_port,
             tombstoned,
             tombstoned_at: 0,
-            version: NSQ_VERSION,
+            version: version(about),
         }
     }
 }

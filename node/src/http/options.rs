@@ -13,7 +13,7 @@ use super::{
     HttpState,
     reply::{self, ApiError},
 };
-use crate::Config;
+use crate::{AuthMethod, Config, lookupd::Lookups};
 
 const INVALID_OPTION: ApiError = ApiError::bad("INVALID_OPTION");
 const INVALID_VALUE: ApiError = ApiError::bad("INVALID_VALUE");
@@ -26,12 +26,8 @@ type SetLogLevel = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// The options that change while the node runs.
 pub(super) struct LiveOptions {
     set_log_level: SetLogLevel,
-    values: Mutex<Values>,
-}
-
-struct Values {
-    log_level: String,
-    nsqlookupd_tcp_addresses: Vec<String>,
+    log_level: Mutex<String>,
+    lookups: Arc<Lookups>,
 }
 
 impl fmt::Debug for LiveOptions {
@@ -41,9 +37,8 @@ impl fmt::Debug for LiveOptions {
 }
 
 impl LiveOptions {
-    pub(super) fn new(log_level: String, set_log_level: SetLogLevel) -> Self {
-        let values = Values { log_level, nsqlookupd_tcp_addresses: Vec::new() };
-        Self { set_log_level, values: Mutex::new(values) }
+    pub(super) fn new(log_level: String, set_log_level: SetLogLevel, lookups: Arc<Lookups>) -> Self {
+        Self { set_log_level, log_level: Mutex::new(log_level), lookups }
     }
 
     fn set(&self, option: &str, value: &[u8]) -> Result<(), ApiError> {
@@ -53,11 +48,13 @@ impl LiveOptions {
                 if !LOG_LEVELS.contains(&&*level) || !(self.set_log_level)(&level) {
                     return Err(INVALID_VALUE);
                 }
-                self.values.lock().log_level = level;
+                *self.log_level.lock() = level;
             }
             "nsqlookupd_tcp_addresses" => {
                 let addresses = serde_json::from_slice(value).map_err(|_| INVALID_VALUE)?;
-                self.values.lock().nsqlookupd_tcp_addresses = addresses;
+                if !self.lookups.set(addresses) {
+                    return Err(INVALID_VALUE);
+                }
             }
             _ => return Err(INVALID_OPTION),
         }
@@ -65,8 +62,8 @@ impl LiveOptions {
     }
 
     fn log_level_number(&self) -> usize {
-        let values = self.values.lock();
-        LOG_LEVELS.iter().position(|level| *level == values.log_level).map_or(2, |index| index + 1)
+        let current = self.log_level.lock();
+        LOG_LEVELS.iter().position(|level| *level == *current).map_or(2, |index| index + 1)
     }
 }
 
@@ -108,13 +105,12 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
     let nanoseconds = |duration: Duration| json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     Some(match option {
         "log_level" => json!(live.log_level_number()),
-        "nsqlookupd_tcp_addresses" => json!(live.values.lock().nsqlookupd_tcp_addresses),
+        "nsqlookupd_tcp_addresses" => json!(live.lookups.addresses()),
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.map(|address| address.to_string()).unwrap_or_default()),
         "https_address" => json!(config.https_address.map(|address| address.to_string()).unwrap_or_default()),
         "tls_cert" => json!(config.tls.cert.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default()),
         "tls_key" => json!(config.tls.key.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default()),
-        "statsd_address" => json!(""),
         "broadcast_address" => json!(config.broadcast_address()),
         "broadcast_tcp_port" => json!(config.broadcast_tcp_port.unwrap_or_default()),
         "broadcast_http_port" => json!(config.broadcast_http_port.unwrap_or_default()),
@@ -139,7 +135,24 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "output_buffer_timeout" => nanoseconds(limits.output_buffer_timeout),
         "deflate" => json!(limits.deflate),
         "snappy" => json!(limits.snappy),
-        "auth_http_addresses" | "e2e_processing_latency_percentiles" | "enable_experiment" => json!([]),
+        "auth_http_addresses" => {
+            json!(config.auth.servers.iter().map(|server| &server.text).collect::<Vec<_>>())
+        }
+        "auth_http_request_method" => match config.auth.method {
+            AuthMethod::Get => json!("get"),
+            AuthMethod::Post => json!("post"),
+        },
+        "http_client_connect_timeout" => nanoseconds(config.auth.connect_timeout),
+        "http_client_request_timeout" => nanoseconds(config.auth.request_timeout),
+        "statsd_address" => json!(config.statsd.address.as_deref().unwrap_or_default()),
+        "statsd_prefix" => json!(config.statsd.prefix),
+        "statsd_interval" => nanoseconds(config.statsd.interval),
+        "statsd_mem_stats" => json!(config.statsd.memory),
+        "statsd_udp_packet_size" => json!(config.statsd.packet_size),
+        "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
+        "e2e_processing_latency_percentiles" => json!(config.latency.percentiles),
+        "e2e_processing_latency_window_time" => nanoseconds(config.latency.window),
+        "enable_experiment" => json!([]),
         _ => return None,
     })
 }
@@ -149,7 +162,7 @@ mod tests {
     use super::*;
 
     fn live() -> LiveOptions {
-        LiveOptions::new("info".to_owned(), Arc::new(|level| level != "fatal"))
+        LiveOptions::new("info".to_owned(), Arc::new(|level| level != "fatal"), Arc::default())
     }
 
     fn read(live: &LiveOptions, option: &str) -> Option<String> {

@@ -12,7 +12,7 @@ const SHARED_V6: u32 = 32;
 
 /// Where a question came from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Vantage<'a> {
+pub(crate) struct Vantage<'a> {
     /// The asker's address; `None` if it is not known.
     asker: Option<IpAddr>,
     /// The addresses of the host that is asked, which are those of an asker on the same host.
@@ -21,14 +21,14 @@ pub(super) struct Vantage<'a> {
 
 impl<'a> Vantage<'a> {
     /// A question from `asker` to the host with the addresses `here`.
-    pub(super) fn new(asker: Option<SocketAddr>, here: &'a [IpAddr]) -> Self {
+    pub(crate) fn new(asker: Option<SocketAddr>, here: &'a [IpAddr]) -> Self {
         Self { asker: asker.map(|asker| asker.ip().to_canonical()), here }
     }
 
     /// The one of `addresses` (names or IP addresses of a node whose gossip comes from `heard`) that the asker
     /// is told: the one that shares most leading bits with the asker's, else the first that is not loopback,
     /// else the first. `None` if there are none.
-    pub(super) fn choose<'b>(&self, addresses: &'b [String], heard: IpAddr) -> Option<&'b str> {
+    pub(crate) fn choose<'b>(&self, addresses: &'b [String], heard: IpAddr) -> Option<&'b str> {
         let parsed = || addresses.iter().map(|text| (text.as_str(), address(text)));
         let reachable = parsed().filter_map(|(text, ip)| Some((text, self.shared(ip?, heard)?)));
         // Of equally good ones the first: the order is the operator's.

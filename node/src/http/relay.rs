@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use axum::http::HeaderValue;
 use bruit_gossip::NodeId;
 use bruit_wire::TopicName;
 use tokio::{
@@ -20,13 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What an answer of success begins with.
 const SUCCESS: &[u8] = b"HTTP/1.1 200";
 
-/// Tells `node` that it is hidden from lookups of `topic`. The request is marked, so that nobody passes it on.
+/// Tells `node` that it is hidden from lookups of `topic`. The request is marked, so that nobody passes it on,
+/// and carries the `Authorization` of the one that caused it: the other node may be guarded as well.
 pub(super) async fn tombstone(
     state: &HttpState,
     known: &Known,
     node: NodeId,
     topic: &TopicName,
     named: &str,
+    token: Option<&HeaderValue>,
 ) {
     let Some(member) = known.view().member(node) else { return };
     let port = member.about.as_ref().map_or(0, |about| about.http_port);
@@ -36,17 +39,25 @@ pub(super) async fn tombstone(
     let address = SocketAddr::new(member.peer.gossip.ip(), port);
     let target =
         format!("/topic/tombstone?topic={}&node={}&relayed=1", escape(topic.as_str()), escape(named));
-    match timeout(PATIENCE, post(&state.env, address, &target)).await {
+    match timeout(PATIENCE, post(&state.env, address, &target, token)).await {
         Ok(Ok(true)) => {}
         outcome => tracing::debug!(%address, ?outcome, "a node could not be told of its tombstone at once"),
     }
 }
 
 /// Whether the node at `address` answers with success.
-async fn post(env: &Env, address: SocketAddr, target: &str) -> std::io::Result<bool> {
+async fn post(
+    env: &Env,
+    address: SocketAddr,
+    target: &str,
+    token: Option<&HeaderValue>,
+) -> std::io::Result<bool> {
+    // A header that is no text is none that a node would take.
+    let token = token.and_then(|token| token.to_str().ok());
+    let token = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
     let mut conn = env.net.connect(address).await?;
     let request = format!(
-        "POST {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n{token}Connection: close\r\n\r\n"
     );
     conn.writer.write_all(request.as_bytes()).await?;
     conn.writer.flush().await?;

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::{
     HttpState,
+    guard::Guard,
     reply::{self, ApiError},
 };
 use crate::env::WallClock;
@@ -50,8 +51,8 @@ impl Routes {
 
     /// The routes, ready to answer.
     pub(super) fn into_app(self, state: HttpState) -> App {
-        let wall = Arc::clone(&state.env.wall);
-        App { router: self.router.with_state(state), table: self.table, wall, refusing: None }
+        let (wall, guard) = (Arc::clone(&state.env.wall), state.guard.clone());
+        App { router: self.router.with_state(state), table: self.table, wall, guard, refusing: None }
     }
 
     fn on<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self
@@ -72,6 +73,7 @@ pub(super) struct App {
     wall: Arc<dyn WallClock>,
     /// The port of HTTPS, where every request is sent there.
     refusing: Option<u16>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl App {
@@ -107,6 +109,13 @@ impl App {
     }
 
     async fn serve(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        if let Some(guard) = &self.guard
+            && let Err(refusal) = guard.admit(&parts).await
+        {
+            return refusal;
+        }
+        let request = Request::from_parts(parts, body);
         match self.router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

@@ -22,12 +22,9 @@ use super::{
 use crate::{
     env::{Conn, Listener, Spawn},
     exit::Exiting,
-    layers::{Doorkeeper, Stack, wrap},
+    layers::{Doorkeeper, Layered, Stack, wrap},
 };
 
-/// Connections at once. Further ones are closed as they come, which a client sees at once; waiting would
-/// leave it in the dark.
-const CONNECTIONS_MAX: u32 = 1024;
 /// How long a connection may be idle between two requests. It is long because closing races with the next
 /// request: a client that publishes now and then would lose one.
 const IDLE_MAX: Duration = Duration::from_secs(75);
@@ -69,6 +66,7 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: F
         Face::Secure(doorkeeper) => Some(Arc::clone(doorkeeper)),
         Face::Node | Face::Refusing { .. } | Face::Lookup => None,
     };
+    let max = state.config.limits.max_http_connections;
     let app = Arc::new(match face {
         Face::Node | Face::Secure(_) => app(state),
         Face::Refusing { https_port } => app(state).refusing(https_port),
@@ -78,21 +76,24 @@ pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: F
         let app = Arc::clone(&app);
         async move { Ok(app.answer(request.map(Body::new)).await) }
     });
-    serve_with(listener, doorkeeper, service, &*background, shutdown).await;
+    serve_with(listener, doorkeeper, service, &*background, shutdown, max).await;
 }
 
+/// Takes up to `max` connections at once. Further ones are closed as they come, which a client sees at once;
+/// waiting would leave it in the dark.
 async fn serve_with<S, F>(
     mut listener: Box<dyn Listener>,
     doorkeeper: Option<Arc<Doorkeeper>>,
     service: S,
     background: &dyn Spawn,
     shutdown: Exiting,
+    max: u32,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response, Infallible>> + Send,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let slots = Arc::new(Semaphore::new(max as usize));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -108,29 +109,32 @@ async fn serve_with<S, F>(
             }
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            tracing::debug!(%peer, limit = CONNECTIONS_MAX, "too many HTTP connections, this one is closed");
+            tracing::debug!(%peer, limit = max, "too many HTTP connections, this one is closed");
             continue;
         };
-        let Some(conn) = secured(conn, doorkeeper.as_deref()) else { continue };
+        let Some((conn, layered)) = secured(conn, doorkeeper.as_deref()) else { continue };
         let (service, shutdown) = (service.clone(), shutdown.clone());
         background.spawn(Box::pin(async move {
-            converse(conn, peer, service, shutdown).await;
+            converse(conn, layered, peer, service, shutdown).await;
             drop(slot);
         }));
     }
     drop(listener);
     // All slots are free when the last connection has ended.
-    if timeout(FAREWELL_MAX, slots.acquire_many(CONNECTIONS_MAX)).await.is_err() {
+    if timeout(FAREWELL_MAX, slots.acquire_many(max)).await.is_err() {
         tracing::warn!("HTTP requests are still under way; stopping without them");
     }
 }
 
 /// The connection as requests come over it: inside of TLS where there is a doorkeeper. The handshake is made when
 /// the first request is read, and has a time limit of its own.
-fn secured(conn: Conn, doorkeeper: Option<&Doorkeeper>) -> Option<Conn> {
-    let Some(doorkeeper) = doorkeeper else { return Some(conn) };
+fn secured(conn: Conn, doorkeeper: Option<&Doorkeeper>) -> Option<(Conn, Option<Layered>)> {
+    let Some(doorkeeper) = doorkeeper else { return Some((conn, None)) };
     match doorkeeper.handshake() {
-        Ok(tls) => Some(wrap(conn, Stack::tls(tls)).0),
+        Ok(tls) => {
+            let (conn, layered) = wrap(conn, Stack::tls(tls));
+            Some((conn, Some(layered)))
+        }
         Err(why) => {
             tracing::warn!("an HTTPS connection cannot be served: {why}");
             None
@@ -139,7 +143,7 @@ fn secured(conn: Conn, doorkeeper: Option<&Doorkeeper>) -> Option<Conn> {
 }
 
 /// Answers the requests of one connection until it ends.
-async fn converse<S, F>(conn: Conn, peer: SocketAddr, service: S, shutdown: Exiting)
+async fn converse<S, F>(conn: Conn, layered: Option<Layered>, peer: SocketAddr, service: S, shutdown: Exiting)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     F: Future<Output = Result<Response, Infallible>>,
@@ -148,6 +152,9 @@ where
     let io = TokioIo::new(Impatient::new(conn, phase.clone(), shutdown.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Asker(peer));
+        if let Some(layered) = &layered {
+            request.extensions_mut().insert(layered.clone());
+        }
         phase.turn();
         let (answer, phase) = (service.call(request), phase.clone());
         async move {
@@ -196,6 +203,8 @@ mod tests {
         exit::{self, Exit},
         http::{body::Bodies, reply},
     };
+
+    const CONNECTIONS_MAX: u32 = 100;
 
     /// Hands out the connections that the test makes.
     struct Door(mpsc::UnboundedReceiver<io::Result<Conn>>);
@@ -247,7 +256,8 @@ mod tests {
                 }
             });
             TokioSpawn.spawn(Box::pin(async move {
-                serve_with(Box::new(Door(conns)), None, service, &TokioSpawn, shutdown).await;
+                let door = Box::new(Door(conns));
+                serve_with(door, None, service, &TokioSpawn, shutdown, CONNECTIONS_MAX).await;
                 let _ = end.send(());
             }));
             Self { door, stop, ended }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Durability,
-    broker::{Channel, ChannelStats, ClientStats, JournalStats, Topic, TopicStats},
+    broker::{Channel, ChannelStats, ClientStats, JournalStats, Sketch, Topic, TopicStats, quantiles},
     mesh::MeshReport,
     relay::LinkReport,
 };
@@ -68,6 +68,15 @@ pub(super) struct TopicRow {
     pub(super) stats: TopicStats,
     /// Sorted by name.
     pub(super) channels: Vec<ChannelRow>,
+    /// `None` where it is not kept, and without channels.
+    pub(super) latency: Option<Latency>,
+}
+
+/// How long messages took lately.
+pub(super) struct Latency {
+    pub(super) count: u64,
+    /// Each quantile with its latency in ns.
+    pub(super) quantiles: Vec<(f64, u64)>,
 }
 
 pub(super) struct ChannelRow {
@@ -77,6 +86,8 @@ pub(super) struct ChannelRow {
     pub(super) clients: Option<Vec<ClientStats>>,
     /// To the other nodes that hold the topic, while there are consumers here.
     pub(super) relays: Vec<LinkReport>,
+    /// `None` where it is not kept.
+    pub(super) latency: Option<Latency>,
 }
 
 impl Snapshot {
@@ -116,18 +127,27 @@ impl TopicRow {
             None => topic.channels(),
             Some(name) => vec![topic.channel(name)?],
         };
+        let percentiles = topic.percentiles();
         let row = |channel: &Channel| ChannelRow {
             name: channel.name().clone(),
             stats: channel.stats(),
             clients: filter.clients.then(|| channel.clients()),
             relays: state.relays.links_of(topic.name(), channel.name()),
+            latency: channel.latency().map(|sketch| Latency::of(&sketch, percentiles)),
         };
         Some(Self {
             name: topic.name().clone(),
             durability: state.config.journal.durability_of(topic.name()),
             stats: topic.stats(),
             channels: channels.iter().map(|channel| row(channel)).collect(),
+            latency: topic.latency().map(|sketch| Latency::of(&sketch, percentiles)),
         })
+    }
+}
+
+impl Latency {
+    fn of(sketch: &Sketch, percentiles: &[f64]) -> Self {
+        Self { count: sketch.len(), quantiles: quantiles(sketch, percentiles) }
     }
 }
 
@@ -167,6 +187,7 @@ pub(super) mod example {
             },
             clients: Some(vec![consumer]),
             relays: Vec::new(),
+            latency: None,
         };
         let stats = TopicStats { message_count: 1001, message_bytes: 2891, ..TopicStats::default() };
         Snapshot {
@@ -179,6 +200,7 @@ pub(super) mod example {
                 durability: Durability::Fsync,
                 stats,
                 channels: vec![channel],
+                latency: None,
             }]),
             producers: Some(vec![producer]),
             memory: true,
@@ -222,6 +244,7 @@ pub(super) mod example {
             compression: None,
             tls: None,
             pub_counts: Vec::new(),
+            identity: None,
         }
     }
 }

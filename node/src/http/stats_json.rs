@@ -8,11 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::response::Response;
 use bruit_gossip::NodeId;
 use bruit_wire::compress::Compression;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     BRUIT_VERSION, NSQ_VERSION, reply,
-    stats::{ChannelRow, Snapshot, TopicRow},
+    stats::{ChannelRow, Latency, Snapshot, TopicRow},
 };
 use crate::{
     Durability,
@@ -67,7 +67,7 @@ struct TopicJson<'a> {
     message_count: u64,
     message_bytes: u64,
     paused: bool,
-    e2e_processing_latency: Latency,
+    e2e_processing_latency: LatencyJson,
     durability: &'a str,
 }
 
@@ -81,7 +81,7 @@ impl<'a> TopicJson<'a> {
             message_count: topic.stats.message_count,
             message_bytes: topic.stats.message_bytes,
             paused: topic.stats.paused,
-            e2e_processing_latency: Latency::default(),
+            e2e_processing_latency: LatencyJson::of(topic.latency.as_ref()),
             durability: word(topic.durability),
         }
     }
@@ -107,7 +107,7 @@ struct ChannelJson<'a> {
     client_count: u64,
     clients: Option<Vec<ClientJson<'a>>>,
     paused: bool,
-    e2e_processing_latency: Latency,
+    e2e_processing_latency: LatencyJson,
     /// What comes from other nodes.
     #[serde(skip_serializing_if = "<[LinkReport]>::is_empty")]
     relays: &'a [LinkReport],
@@ -132,7 +132,7 @@ impl<'a> ChannelJson<'a> {
             client_count: stats.client_count,
             clients: channel.clients.as_ref().map(|clients| clients.iter().map(ClientJson::of).collect()),
             paused: stats.paused,
-            e2e_processing_latency: Latency::default(),
+            e2e_processing_latency: LatencyJson::of(channel.latency.as_ref()),
             relays: &channel.relays,
         }
     }
@@ -155,6 +155,12 @@ struct ClientJson<'a> {
     deflate: bool,
     snappy: bool,
     user_agent: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authed: Option<bool>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    auth_identity: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    auth_identity_url: &'a str,
     topology_zone: &'a str,
     topology_region: &'a str,
     tls: bool,
@@ -185,6 +191,9 @@ impl<'a> ClientJson<'a> {
             deflate: matches!(client.compression, Some(Compression::Deflate { .. })),
             snappy: client.compression == Some(Compression::Snappy),
             user_agent: &client.user_agent,
+            authed: client.identity.as_ref().map(|_| true),
+            auth_identity: client.identity.as_ref().map_or("", |identity| &identity.name),
+            auth_identity_url: client.identity.as_ref().map_or("", |identity| &identity.url),
             topology_zone: &client.topology_zone,
             topology_region: &client.topology_region,
             tls: client.tls.is_some(),
@@ -207,10 +216,37 @@ struct PubCount<'a> {
 }
 
 /// Always an object, with `null` for no percentiles.
-#[derive(Serialize, Default)]
-struct Latency {
+#[derive(Serialize)]
+struct LatencyJson {
     count: u64,
-    percentiles: Option<()>,
+    percentiles: Option<Vec<Percentile>>,
+}
+
+#[derive(Serialize)]
+struct Percentile {
+    /// As Go writes it: 1 is not 1.0.
+    #[serde(serialize_with = "shortest")]
+    quantile: f64,
+    /// Nanoseconds.
+    value: u64,
+}
+
+impl LatencyJson {
+    fn of(latency: Option<&Latency>) -> Self {
+        let percentile = |&(quantile, value): &(f64, u64)| Percentile { quantile, value };
+        Self {
+            count: latency.map_or(0, |latency| latency.count),
+            percentiles: latency.map(|latency| latency.quantiles.iter().map(percentile).collect()),
+        }
+    }
+}
+
+fn shortest<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if number.fract() == 0.0 {
+        serializer.serialize_u64(*number as u64)
+    } else {
+        serializer.serialize_f64(*number)
+    }
 }
 
 /// What Go's runtime would say of its heap. Readers want the keys; here the values have no meaning.
@@ -374,6 +410,16 @@ mod tests {
         let expected = json!({"count": 0, "percentiles": null});
         assert_eq!(shown["topics"][0]["e2e_processing_latency"], expected);
         assert_eq!(shown["topics"][0]["channels"][0]["e2e_processing_latency"], expected);
+    }
+
+    #[test]
+    fn percentiles_are_shown_as_go_shows_them() {
+        let mut snapshot = example::snapshot();
+        let latency = Latency { count: 3, quantiles: vec![(1.0, 7_000), (0.99, 6_000)] };
+        snapshot.topics.as_mut().unwrap()[0].latency = Some(latency);
+        let text = serde_json::to_string(&Stats::of(&snapshot)).unwrap();
+        let expected = r#""e2e_processing_latency":{"count":3,"percentiles":[{"quantile":1,"value":7000},{"quantile":0.99,"value":6000}]}"#;
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     BRUIT_VERSION, NSQ_VERSION,
-    stats::{ChannelRow, Snapshot, TopicRow},
+    stats::{ChannelRow, Latency, Snapshot, TopicRow},
 };
 use crate::{broker::ClientStats, relay::LinkReport};
 
@@ -63,12 +63,13 @@ fn write_topic(out: &mut String, topic: &TopicRow, now: SystemTime) -> fmt::Resu
     let stats = &topic.stats;
     writeln!(
         out,
-        "\n{}[{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: ",
+        "\n{}[{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: {}",
         if stats.paused { "*P " } else { "   " },
         topic.name.as_str(),
         stats.depth,
         stats.backend_depth,
         stats.message_count,
+        percentiles(topic.latency.as_ref()),
     )?;
     topic.channels.iter().try_for_each(|channel| write_channel(out, channel, now))
 }
@@ -78,7 +79,7 @@ fn write_channel(out: &mut String, channel: &ChannelRow, now: SystemTime) -> fmt
     writeln!(
         out,
         "{}[{:<25}] depth: {:<5} be-depth: {:<5} inflt: {:<4} def: {:<4} re-q: {:<5} timeout: {:<5} \
-         msgs: {:<8} e2e%: ",
+         msgs: {:<8} e2e%: {}",
         if stats.paused { "   *P " } else { "      " },
         channel.name.as_str(),
         stats.depth,
@@ -88,10 +89,25 @@ fn write_channel(out: &mut String, channel: &ChannelRow, now: SystemTime) -> fmt
         stats.requeue_count,
         stats.timeout_count,
         stats.message_count,
+        percentiles(channel.latency.as_ref()),
     )?;
     let mut clients = channel.clients.iter().flatten();
     clients.try_for_each(|client| write_consumer(out, client, now))?;
     channel.relays.iter().try_for_each(|link| write_link(out, link))
+}
+
+/// The latencies of the quantiles, as nsqd prints them for people.
+fn percentiles(latency: Option<&Latency>) -> String {
+    let shown = latency.into_iter().flat_map(|latency| &latency.quantiles).map(|(_, value)| {
+        let (mut value, mut unit) = (*value as f64, "ns");
+        for larger in ["us", "ms", "s"] {
+            if value > 1000.0 {
+                (value, unit) = (value / 1000.0, larger);
+            }
+        }
+        format!("{value:.1}{unit}")
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn write_consumer(out: &mut String, client: &ClientStats, now: SystemTime) -> fmt::Result {
@@ -189,6 +205,13 @@ fn decimal(value: u64, places: u32) -> String {
 mod tests {
     use super::*;
     use crate::http::stats::example;
+
+    #[test]
+    fn latencies_have_the_unit_that_suits_them() {
+        let quantiles = vec![(1.0, 2_500_000_000), (0.99, 3_440_000), (0.95, 1_500), (0.5, 0)];
+        assert_eq!(percentiles(Some(&Latency { count: 9, quantiles })), "2.5s, 3.4ms, 1.5us, 0.0ns");
+        assert_eq!(percentiles(None), "");
+    }
 
     #[test]
     fn the_whole_text_is_as_nsqd_prints_it() {

@@ -67,6 +67,11 @@ impl Layered {
         }
     }
 
+    /// What the handshake agreed on. `None` without TLS, and before.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.0.lock().stack.session()
+    }
+
     /// Takes the layers away, so that a peer whose handshake failed can be told in plain bytes.
     pub(crate) fn strip(&self) {
         let mut shared = self.0.lock();

@@ -48,6 +48,8 @@ pub(super) struct Core {
     pub(super) woken: Notify,
     pub(super) saves: Saves,
     pub(super) keys: Keys,
+    /// Rises whenever this node's own topics or channels have changed.
+    pub(super) own_changes: Rising,
     /// Who serves the links that peers open.
     pub(super) relays: OnceLock<ServeRelay>,
     /// Whether the node has left, and joins nobody by itself until it is told to.
@@ -109,6 +111,7 @@ impl Core {
             state: Mutex::new(state),
             woken: Notify::new(),
             saves: Saves::default(),
+            own_changes: Rising::default(),
             relays: OnceLock::new(),
             left: AtomicBool::new(false),
             traffic: Traffic::default(),

@@ -34,6 +34,7 @@ impl Local {
         for topic in changed {
             self.compare(core, &topic, LocalWhat::Created);
         }
+        core.own_changes.raise(core.own_changes.now() + 1);
     }
 
     /// Does in the broker what the mesh wants.

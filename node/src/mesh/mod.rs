@@ -42,7 +42,7 @@ use self::{
     socket::Datagrams,
 };
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
-use crate::{Config, TlsError, broker::Broker, data, env::Env, exit::Exiting};
+use crate::{Config, Role, TlsError, broker::Broker, data, env::Env, exit::Exiting};
 
 /// The rest of the node's way to the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -287,8 +287,8 @@ async fn bind(config: &Config, env: &Env) -> Result<Option<Bound>, MeshError> {
     if !protected && !local {
         return Err(MeshError::Unprotected { address: wanted });
     }
-    let (gossip, gossip_port) = bind_one(env, "gossip-address", wanted).await?;
-    let (quic, mesh_port) = bind_one(env, "mesh-address", mesh.mesh_address).await?;
+    let (gossip, gossip_port) = bind_some(env, "gossip-address", wanted, mesh.any_port).await?;
+    let (quic, mesh_port) = bind_some(env, "mesh-address", mesh.mesh_address, mesh.any_port).await?;
     let ip = address::reachable(config, env, wanted).await?;
     Ok(Some(Bound {
         gossip,
@@ -296,6 +296,27 @@ async fn bind(config: &Config, env: &Env) -> Result<Option<Bound>, MeshError> {
         gossip_address: SocketAddr::new(ip, gossip_port),
         mesh_address: SocketAddr::new(ip, mesh_port),
     }))
+}
+
+/// Binds `address`, or a free port if it is taken and `any_port` allows that.
+async fn bind_some(
+    env: &Env,
+    flag: &'static str,
+    address: SocketAddr,
+    any_port: bool,
+) -> Result<(Arc<dyn quinn::AsyncUdpSocket>, u16), MeshError> {
+    let outcome = bind_one(env, flag, address).await;
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    match outcome {
+        Err(MeshError::Bind { error, .. }) if any_port && is_taken(&error) => {
+            tracing::warn!(
+                "UDP {address} is taken; this node takes a free port instead. Name another --{flag} if others \
+                 are to join it"
+            );
+            bind_one(env, flag, SocketAddr::new(address.ip(), 0)).await
+        }
+        outcome => outcome,
+    }
 }
 
 async fn bind_one(
@@ -339,13 +360,20 @@ fn about(opening: &Opening<'_>, peer: Peer) -> About {
     About {
         broadcast_addresses,
         hostname: config.hostname.clone(),
-        tcp_port: config.broadcast_tcp_port.unwrap_or(tcp.port()),
+        tcp_port: match config.role {
+            Role::Node => config.broadcast_tcp_port.unwrap_or(tcp.port()),
+            Role::Lookup => 0,
+        },
         http_port: config.broadcast_http_port.unwrap_or(http.map_or(0, |http| http.port())),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         topology_zone: config.topology_zone.clone(),
         topology_region: config.topology_region.clone(),
         draining: false,
-        tcp_at_gossip: config.broadcast_tcp_port.is_none() && (tcp.ip().is_unspecified() || tcp.ip() == ip),
+        tcp_at_gossip: config.role == Role::Node
+            && config.broadcast_tcp_port.is_none()
+            && (tcp.ip().is_unspecified() || tcp.ip() == ip),
+        registrants: Vec::new(),
+        registered_from: None,
     }
 }
 
@@ -369,6 +397,37 @@ impl MeshHandle {
     /// Waits until there have been more views than these.
     pub(crate) async fn view_after(&self, shown: u64) {
         self.core.views_shown.reaches(shown + 1).await;
+    }
+
+    /// How often this node's own topics or channels have changed, as far as the mesh has noticed.
+    pub(crate) fn own_changes(&self) -> u64 {
+        self.core.own_changes.now()
+    }
+
+    /// Waits until they have changed more often than that.
+    pub(crate) async fn own_change_after(&self, seen: u64) {
+        self.core.own_changes.reaches(seen + 1).await;
+    }
+
+    /// A producer of the classic kind has registered here, under an id that was drawn for it.
+    pub(crate) fn register(&self, id: NodeId, about: About) {
+        self.core.input(Input::Register { id, about });
+    }
+
+    /// It holds a name now, or no longer does.
+    pub(crate) fn registered(&self, id: NodeId, name: Name, held: bool) {
+        self.core.input(Input::Registered { id, name, held });
+    }
+
+    /// It is gone.
+    pub(crate) fn deregister(&self, id: NodeId) {
+        self.core.input(Input::Deregister(id));
+        self.core.show();
+    }
+
+    /// Shows what was put in, at once.
+    pub(crate) fn show(&self) {
+        self.core.show();
     }
 
     /// Hands every link that a peer opens to `serve`. To be called once.

@@ -193,6 +193,7 @@ impl<S> Host<S> {
             topology_region: "region".to_owned(),
             draining: false,
             tcp_at_gossip: true,
+            ..About::default()
         }
     }
 

@@ -271,7 +271,7 @@ impl<'de> Visitor<'de> for AskedVisitor {
     }
 }
 
-fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+pub(crate) fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     slot: &mut Option<T>,
     map: &mut A,
 ) -> Result<(), A::Error> {
@@ -282,7 +282,7 @@ fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
 }
 
 /// A key in lower case as Go folds it, to which two letters outside ASCII are an `s` and a `k`.
-fn fold(key: &str) -> String {
+pub(crate) fn fold(key: &str) -> String {
     let fold = |c: char| match c {
         'ſ' => 's',
         '\u{212a}' => 'k',

@@ -25,6 +25,7 @@ pub use frame::{
     CLOSE_WAIT_FRAME, Frame, FrameDecoder, FrameError, FrameType, HEARTBEAT_FRAME, OK_FRAME, put_frame,
 };
 pub use identify::{Identify, IdentifyLimits, IdentifyReply};
+pub(crate) use identify::{fold, set};
 pub use message::{
     MESSAGE_OVERHEAD, MessageView, message_frame_len, put_message, set_attempts, set_message_id,
 };

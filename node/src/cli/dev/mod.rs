@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::{runtime::Builder, select};
 
 use self::nodes::{Nodes, Place};
-use super::{FAILED, serve, table::Table};
+use super::{FAILED, log, serve, table::Table};
 use crate::{Limits, Ready};
 
 /// Arguments of `bruit dev`.
@@ -42,7 +42,7 @@ pub(super) struct DevArgs {
 /// # Errors
 /// Nodes that cannot start, and with `--once` whatever kept the demonstration from succeeding.
 pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
-    let set_level = serve::start_log(&args.log_level);
+    let set_level = log::start(&args.log_level, None);
     let mut limits = Limits::default();
     serve::keep_descriptors(&mut limits);
     limits.max_connections = (limits.max_connections / usize::from(args.nodes)).max(1);

@@ -85,7 +85,7 @@ impl Nodes {
             let seed = nodes.ready.first().and_then(|first| first.mesh.as_ref()).map(|mesh| mesh.gossip);
             let mut config = config(place.path.join(format!("node-{number}")), seed);
             config.limits = limits.clone();
-            config.log = LogControl { level: "warn".to_owned(), set: Arc::clone(set_level) };
+            config.log = LogControl { level: "warn".to_owned(), set: Arc::clone(set_level), prefix: None };
             let (greet, greeted) = oneshot::channel();
             let (sender, background, stopping) = (sender.clone(), background.clone(), stopping.clone());
             let thread = thread::Builder::new().name(format!("bruit-node-{number}")).spawn(move || {

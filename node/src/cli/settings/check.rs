@@ -5,12 +5,14 @@ use std::{fmt::Display, time::Duration};
 use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
 
 use super::{
+    auth, figures,
     form::{Form, GoDuration, Size},
     mesh, tls,
 };
 use crate::{
     config::{Config, JournalConfig, Limits},
     env::ALIGNMENT,
+    lookupd::LOOKUPDS_MAX,
 };
 
 /// Largest body that can be asked for, bytes: a node takes one into memory whole.
@@ -31,8 +33,12 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     mesh::check(&config.mesh, &mut problems);
     sizes(&config.limits, &mut problems);
     times(&config.limits, &mut problems);
+    let silence = config.classic.inactive_producer_timeout;
+    at_least("inactive-producer-timeout", silence, Duration::from_secs(1), &mut problems);
     journal(&config.journal, &mut problems);
     tls::check(config, &mut problems);
+    auth::check(&config.auth, &mut problems);
+    figures::check(config, &mut problems);
     problems
 }
 
@@ -42,6 +48,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         ("--http-address", config.http_address),
         ("--lookupd-http-address", config.mesh.lookupd_http_address),
         ("--https-address", config.https_address.filter(|_| config.tls.is_on())),
+        ("--lookupd-listen-tcp-address", config.classic.listen),
     ];
     for (place, (flag, address)) in listeners.iter().enumerate() {
         let taken = address.filter(|address| address.port() != 0);
@@ -52,6 +59,11 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
                  {flag}="
             ));
         }
+    }
+    let lookupds = config.classic.lookupds.len();
+    if lookupds > LOOKUPDS_MAX {
+        problems
+            .push(format!("--lookupd-tcp-address is given {lookupds} times: write at most {LOOKUPDS_MAX}"));
     }
     let told = &config.broadcast_addresses;
     if told.len() > ADDRESSES_MAX {
@@ -80,6 +92,18 @@ fn sizes(limits: &Limits, problems: &mut Vec<String>) {
     if limits.max_connections == 0 {
         problems.push("--max-connections is 0, so that nobody could connect: write 1 or more".to_owned());
     }
+    let largest = limits.max_msg_size.max(limits.max_body_size);
+    if limits.max_unfinished_input < largest {
+        problems.push(format!(
+            "--max-unfinished-input is {}, in which a body of {} never fits: raise it, or lower --max-msg-size and \
+             --max-body-size",
+            Size::show(&limits.max_unfinished_input),
+            Size::show(&largest)
+        ));
+    }
+    if limits.max_http_connections == 0 {
+        problems.push("--max-http-connections is 0: turn HTTP off with --http-address= instead".to_owned());
+    }
     if limits.max_output_buffer_size < 64 {
         problems.push(format!(
             "--max-output-buffer-size is {}: write 64 or more, the smallest buffer that clients may ask for",
@@ -90,6 +114,8 @@ fn sizes(limits: &Limits, problems: &mut Vec<String>) {
 
 fn times(limits: &Limits, problems: &mut Vec<String>) {
     at_least("msg-timeout", limits.msg_timeout, Duration::from_millis(1), problems);
+    at_least("opening-timeout", limits.opening_timeout, CLIENT_TIMEOUT_MIN, problems);
+    at_least("command-timeout", limits.command_timeout, CLIENT_TIMEOUT_MIN, problems);
     at_least("client-timeout", limits.client_timeout, CLIENT_TIMEOUT_MIN, problems);
     at_least("max-heartbeat-interval", limits.max_heartbeat_interval, HEARTBEAT_MIN, problems);
     let shortest = limits.min_output_buffer_timeout;
@@ -119,11 +145,16 @@ fn journal(journal: &JournalConfig, problems: &mut Vec<String>) {
     }
 }
 
-fn out_of_range(name: &str, value: impl Display, least: impl Display, most: impl Display) -> String {
+pub(super) fn out_of_range(
+    name: &str,
+    value: impl Display,
+    least: impl Display,
+    most: impl Display,
+) -> String {
     format!("--{name} is {value}: write something from {least} to {most}")
 }
 
-fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
+pub(super) fn at_least(name: &str, value: Duration, least: Duration, problems: &mut Vec<String>) {
     if value < least {
         let (value, least) = (GoDuration::show(&value), GoDuration::show(&least));
         problems.push(format!("--{name} is {value}: write {least} or more"));
@@ -190,6 +221,10 @@ mod tests {
         refuses("--max-msg-size is 0", |config| config.limits.max_msg_size = 0);
         refuses("--max-rdy-count is 0", |config| config.limits.max_rdy_count = 0);
         refuses("--max-connections is 0", |config| config.limits.max_connections = 0);
+        refuses("--max-http-connections is 0", |config| config.limits.max_http_connections = 0);
+        refuses("--max-unfinished-input is 4MiB, in which a body of 5MiB never fits", |config| {
+            config.limits.max_unfinished_input = 4 << 20;
+        });
         refuses("write 64 or more", |config| config.limits.max_output_buffer_size = 63);
         refuses("--segment-size is 4KiB: write something from 64KiB to 1GiB", |config| {
             config.journal.segment_size = 4096;
@@ -207,6 +242,9 @@ mod tests {
         });
         refuses("--msg-timeout is 0s: write 1ms or more", |config| {
             config.limits.msg_timeout = Duration::ZERO
+        });
+        refuses("--opening-timeout is 1ms: write 100ms or more", |config| {
+            config.limits.opening_timeout = Duration::from_millis(1);
         });
         refuses("--client-timeout is 10ms: write 100ms or more", |config| {
             config.limits.client_timeout = Duration::from_millis(10);

@@ -47,12 +47,27 @@ pub(super) struct Level;
 pub(super) struct Rules;
 /// `debug`, `info`, `warn`, `error` or `fatal`.
 pub(super) struct LogLevel;
+/// What lines of the log begin with, or nothing.
+pub(super) struct LogPrefix;
 /// `lan`, `wan` or `local`.
 pub(super) struct ProfileName;
 /// `auto` or `off`.
 pub(super) struct RelayMode;
 /// `host:port` of other nodes, several with commas; the port may be left out.
 pub(super) struct Peers;
+
+impl Form<Option<String>> for LogPrefix {
+    fn parse(text: &str) -> Result<Option<String>, String> {
+        if text.chars().any(char::is_control) {
+            return Err("holds control characters: write plain text".to_owned());
+        }
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn show(value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
 
 impl Form<Duration> for GoDuration {
     fn parse(text: &str) -> Result<Duration, String> {
@@ -178,7 +193,7 @@ impl Form<Vec<String>> for Texts {
 }
 
 /// The texts between the commas of a list.
-fn parts(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
@@ -341,6 +356,14 @@ fn not_a_peer(part: &str) -> String {
     format!(
         "cannot be joined: {part:?} is no address of a node: write host:port, or host for port {GOSSIP_PORT}"
     )
+}
+
+/// A duration as Go writes it.
+///
+/// # Errors
+/// What would have been right.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    GoDuration::parse(text)
 }
 
 /// Where another node takes gossip, as `host:port`, from a text that may leave out the port. `None` if it is

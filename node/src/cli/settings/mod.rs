@@ -5,10 +5,13 @@
 //! that cannot be right stops the start, with a sentence that says what to write instead.
 
 mod args;
+mod auth;
 mod check;
+mod figures;
 mod file;
 mod form;
 mod mesh;
+mod persona;
 mod table;
 mod tls;
 
@@ -22,10 +25,11 @@ use std::{
 use self::table::{Effect, SETTINGS, Setting, Shape};
 pub(crate) use self::{
     args::Flags,
-    form::{log_level, peer},
+    form::{duration, log_level, peer},
     mesh::{parse_secret, read_secret},
+    persona::Persona,
 };
-use crate::config::Config;
+use crate::{auth::HttpGuard, config::Config};
 
 /// Begins the names of the environment variables that are read.
 const PREFIX: &str = "BRUIT_";
@@ -103,6 +107,18 @@ impl Settings {
         flags: &Flags,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
+        Self::resolve_as(Persona::Bruit, flags, environment)
+    }
+
+    /// As [`resolve`](Self::resolve), with the defaults and the meanings of the program that is played.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub(crate) fn resolve_as(
+        persona: Persona,
+        flags: &Flags,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
         let mut warnings = Vec::new();
         let (variables, file) = read_environment(environment, &mut warnings)?;
         let mut texts = match flags.file().or(file) {
@@ -114,7 +130,8 @@ impl Settings {
             texts.insert(name, Given { text: text.to_owned(), origin: Origin::Flag });
         }
 
-        let config = apply(&texts, &mut warnings)?;
+        persona.translate(&mut texts);
+        let config = apply(persona, &texts, &mut warnings)?;
         let problems = check::check(&config);
         if !problems.is_empty() {
             return Err(SettingsError(problems));
@@ -145,7 +162,8 @@ fn read_environment(
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
             // Kubernetes gives every pod variables such as BRUIT_PORT when a service is called bruit.
-            if !name.starts_with("BRUIT_PORT") && !name.starts_with("BRUIT_SERVICE_") {
+            if name != "BRUIT_TOKEN" && !name.starts_with("BRUIT_PORT") && !name.starts_with("BRUIT_SERVICE_")
+            {
                 warnings
                     .push(format!("{name} is no setting and has no effect; `bruit config show` lists them"));
             }
@@ -159,28 +177,26 @@ fn read_environment(
     Ok((texts, file))
 }
 
-fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
-    let mut config = defaults();
+fn apply(persona: Persona, texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsError> {
+    let mut config = persona.defaults(defaults());
     let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     for (setting, given) in SETTINGS.iter().filter_map(|setting| Some((setting, texts.get(setting.name)?))) {
         let name = given.name_of(setting);
-        match (&setting.effect, given.is_off(setting)) {
-            (Effect::Secret { .. }, _) if given.text.is_empty() => {}
-            (Effect::Secret { read, .. }, _) => match read(&given.text) {
+        match &setting.effect {
+            Effect::Secret { .. } if given.text.is_empty() => {}
+            Effect::Secret { read, .. } => match read(&given.text) {
                 Ok(secret) => secrets.push((secret, name, &given.origin)),
                 Err(problem) => problems.push(format!("{name}: {problem}")),
             },
-            (_, Err(problem)) => problems.push(format!("{name}: {:?} {problem}", given.text)),
-            (Effect::Applied { apply, .. }, _) => {
+            Effect::Applied { apply, .. } => {
                 if let Err(problem) = apply(&mut config, &given.text) {
                     problems.push(format!("{name}: {:?} {problem}", given.text));
                 }
             }
-            (Effect::Ignored(why), _) => warnings.push(format!("{name} has no effect here: {why}")),
-            (Effect::Refused(_), Ok(true)) => {}
-            (Effect::Refused(what_to_do), Ok(false)) => {
-                problems.push(format!("{name} cannot be honoured: {what_to_do}"));
+            Effect::Ignored(_) if setting.shape == Shape::Switch && !given.is_switch() => {
+                problems.push(format!("{name}: {:?} is neither true nor false", given.text));
             }
+            Effect::Ignored(why) => warnings.push(format!("{name} has no effect here: {why}")),
         }
     }
     if !problems.is_empty() {
@@ -190,6 +206,8 @@ fn apply(texts: &Texts, warnings: &mut Vec<String>) -> Result<Config, SettingsEr
     settle(&mut config, texts, warnings);
     tls::settle(&mut config.tls, |name| texts.contains_key(name));
     mesh::settle(&mut config.mesh, |name| texts.contains_key(name));
+    // Whoever names a port means that one.
+    config.mesh.any_port &= !texts.contains_key("gossip-address") && !texts.contains_key("mesh-address");
     Ok(config)
 }
 
@@ -199,6 +217,13 @@ fn settle(config: &mut Config, texts: &Texts, warnings: &mut Vec<String>) {
     // Until nsqd had a flag for it, the longest REQ delay was the longest DPUB delay too.
     if texts.contains_key("max-req-timeout") && !texts.contains_key("max-defer-timeout") {
         limits.max_defer_timeout = limits.max_req_timeout;
+    }
+    let auth = &config.auth;
+    if auth.is_enabled() && auth.http == HttpGuard::Off && config.http_address.is_some() {
+        warnings.push(
+            "clients have to AUTH, but whoever reaches --http-address may publish and delete without: see --http-auth"
+                .to_owned(),
+        );
     }
     // The idiom for "keep everything on disk" with nsqd, which is the case here anyway.
     if limits.mem_queue_size == 0 {
@@ -220,7 +245,7 @@ fn rows(config: &Config, texts: &Texts) -> Vec<Row> {
             // What cannot be a flag is a row only where it is given: `--help` does not list it either.
             Effect::Secret { .. } if given.is_none() && setting.shape == Shape::Hidden => continue,
             Effect::Secret { show, .. } => given.map(|given| show(&given.text)).unwrap_or_default(),
-            Effect::Ignored(_) | Effect::Refused(_) => continue,
+            Effect::Ignored(_) => continue,
         };
         let origin = given.map_or(Origin::Default, |given| given.origin.clone());
         rows.push(Row { name: setting.name, value, origin });
@@ -247,16 +272,9 @@ impl Given {
         }
     }
 
-    /// Whether the text turns the setting off, for a switch by Go's rules.
-    fn is_off(&self, setting: &Setting) -> Result<bool, String> {
-        match self.text.as_str() {
-            "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => Ok(true),
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(false),
-            // nsqd's third way of --tls-required.
-            "tcp-https" if setting.name == "tls-required" => Ok(false),
-            _ if setting.shape == Shape::Switch => Err("is neither true nor false".to_owned()),
-            _ => Ok(false),
-        }
+    /// Whether the text turns a switch on or off, by Go's rules.
+    fn is_switch(&self) -> bool {
+        <figures::OnOff as form::Form<bool>>::parse(&self.text).is_ok()
     }
 }
 
@@ -362,25 +380,17 @@ mod tests {
 
     #[test]
     fn flags_of_nsqd_without_effect_are_accepted_and_say_so() {
-        let settings =
-            resolve(&["--sync-every=1", "--node-id=7", "--lookupd-tcp-address=a:4160"], &[]).unwrap();
+        let settings = resolve(&["--sync-every=1", "--node-id=7", "--worker-id=5"], &[]).unwrap();
         assert_eq!(settings.warnings.len(), 3);
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
                 --durability)"));
-        let settings = resolve(&[], &[("BRUIT_STATSD_ADDRESS", "a:8125")]).unwrap();
-        assert!(settings.warnings[0].starts_with("BRUIT_STATSD_ADDRESS has no effect here"));
+        let settings = resolve(&[], &[("BRUIT_SYNC_TIMEOUT", "2s")]).unwrap();
+        assert!(settings.warnings[0].starts_with("BRUIT_SYNC_TIMEOUT has no effect here"));
         let (_kept, config) = file("id = 5");
         let settings = resolve(&[&config], &[]).unwrap();
         assert!(settings.warnings[0].starts_with("id ("), "{:?}", settings.warnings);
         assert!(settings.rows.iter().all(|row| row.name != "node-id"));
-    }
-
-    #[test]
-    fn protection_that_cannot_be_given_stops_the_start() {
-        refusal(&["--auth-http-address=127.0.0.1:4181"], "cannot ask an authorisation server");
-        refusal(&["--tls-required=maybe"], "is neither true nor false");
-        assert!(resolve(&["--tls-required=false", "--auth-http-address="], &[]).unwrap().warnings.is_empty());
     }
 
     #[test]

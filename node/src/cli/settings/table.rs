@@ -5,12 +5,14 @@
 use bruit_gossip::Secret;
 
 use super::{
+    auth::{AuthMethodName, AuthServers, HttpGuardName, PathOrNone},
+    figures::{HostOrOff, OnOff, Percentiles},
     form::{
-        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, PathText, Peers, PortOrSame,
-        ProfileName, RelayMode, Rules, Size, Text, Texts,
+        Address, AddressOrOff, Count, Form, GoDuration, Level, LogLevel, LogPrefix, PathText, Peers,
+        PortOrSame, ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
-    tls::{FileOrNone, OnOff, Policy, Required, Version},
+    tls::{Policy, Required, Version},
 };
 use crate::config::{Config, Pki};
 
@@ -64,8 +66,6 @@ pub(super) enum Effect {
     },
     /// nsqd has it, here it means nothing: accepted with a warning that says why.
     Ignored(&'static str),
-    /// nsqd has it for protection that this node cannot give: refused unless it is turned off.
-    Refused(&'static str),
 }
 
 impl Setting {
@@ -108,17 +108,6 @@ const fn ignored(name: &'static str, shape: Shape, why: &'static str) -> Setting
     Setting { name, value_name: "VALUE", help: "", file_key: None, shape, effect: Effect::Ignored(why) }
 }
 
-const fn refused(name: &'static str, shape: Shape, what_to_do: &'static str) -> Setting {
-    Setting {
-        name,
-        value_name: "VALUE",
-        help: "",
-        file_key: None,
-        shape,
-        effect: Effect::Refused(what_to_do),
-    }
-}
-
 /// A file of the operator's own certificates; empty means none.
 macro_rules! pki {
     ($name:literal, $field:ident, $help:literal) => {
@@ -147,13 +136,6 @@ const SYNCED: &str = "messages are synced before they are acknowledged (see --du
 const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
 const TIMERS: &str = "messages are timed one by one, not scanned for";
 const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
-const STATSD: &str = "nothing is sent to statsd; /stats has the figures";
-const LOOKUPD: &str = "nodes find each other by gossip (name one of them with --join), and any node's HTTP address \
-                       answers as nsqlookupd's does";
-const LATENCY: &str = "end-to-end latency is not kept";
-const OUTBOUND: &str = "this node makes no HTTP requests";
-const AUTH: &str = "leave it out and let a firewall or a proxy decide who may connect; this node cannot ask an \
-                    authorisation server, and would let everyone in";
 
 /// The settings, in the order of `--help` and `config show`.
 #[rustfmt::skip] // A table reads by rows.
@@ -198,7 +180,16 @@ pub(super) static SETTINGS: &[Setting] = &[
     pki!("mesh-key-file", key, "The key to --mesh-cert-file, PEM"),
     applied!("lookupd-http-address", "ADDR", AddressOrOff, One, mesh.lookupd_http_address,
         "Where nsqlookupd's HTTP alone is served once more, as on :4161; --http-address serves it anyway"),
+    applied!("lookupd-tcp-address", "HOST[:PORT]", Peers, Many, classic.lookupds,
+        "An nsqlookupd of the classic kind to register at; port 4160 unless given. Nodes of the mesh need none")
+        .with_file_key("nsqlookupd_tcp_addresses"),
+    applied!("lookupd-listen-tcp-address", "ADDR", AddressOrOff, One, classic.listen,
+        "Where nsqds of the classic kind register, as on nsqlookupd's :4160; every node of the mesh shows them"),
+    applied!("inactive-producer-timeout", "TIME", GoDuration, Duration, classic.inactive_producer_timeout,
+        "An nsqd that registered here and is silent for this long is taken for gone"),
     applied!("log-level", "LEVEL", LogLevel, One, log.level, "debug, info, warn, error or fatal"),
+    applied!("log-prefix", "TEXT", LogPrefix, One, log.prefix,
+        "Writes the log in NSQ's format, each line with this before it; empty for bruit's own format"),
     applied!("durability", "LEVEL", Level, One, journal.durability,
         "What OK promises: fsync (on disk) or os (survives a crash of the node, not of the machine)"),
     applied!("topic-durability", "PATTERN=LEVEL", Rules, Many, journal.rules,
@@ -211,16 +202,16 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Publishes are refused while the disk has less room than this"),
     applied!("finish-delay", "TIME", GoDuration, Duration, journal.finish_delay,
         "How long a FIN waits to be written with others; a crash within it delivers again"),
-    applied!("tls-cert", "FILE", FileOrNone, One, tls.cert,
+    applied!("tls-cert", "FILE", PathOrNone, One, tls.cert,
         "Certificate (PEM, with its chain) for TLS and HTTPS; SIGHUP reads it again"),
-    applied!("tls-key", "FILE", FileOrNone, One, tls.key, "The key to it (PEM)"),
+    applied!("tls-key", "FILE", PathOrNone, One, tls.key, "The key to it (PEM)"),
     applied!("https-address", "ADDRESS", AddressOrOff, One, https_address,
         "Where HTTPS is served, given a certificate; empty turns it off"),
     applied!("tls-required", "HOW", Required, Switch, tls.required,
         "true: nothing without TLS; tcp-https: plain HTTP stays open; false"),
     applied!("tls-client-auth-policy", "POLICY", Policy, One, tls.client_auth,
         "Certificates of clients: require (any) or require-verify. Implies --tls-required"),
-    applied!("tls-root-ca-file", "FILE", FileOrNone, One, tls.root_ca,
+    applied!("tls-root-ca-file", "FILE", PathOrNone, One, tls.root_ca,
         "Authorities for require-verify (PEM); the system's unless given"),
     applied!("tls-min-version", "VERSION", Version, One, tls.min_version, "tls1.2 or tls1.3"),
     applied!("snappy", "BOOL", OnOff, Switch, limits.snappy, "Clients may have snappy"),
@@ -229,10 +220,22 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Highest level of deflate, 1 to 9"),
     applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
+    applied!("max-http-connections", "N", Count, One, limits.max_http_connections,
+        "HTTP connections at each address; further ones are closed at once"),
+    applied!("max-waiting-output", "SIZE", Size, One, limits.max_waiting_output,
+        "Bytes that wait for slow clients, over all; beyond, a client gets no more messages than it reads"),
+    applied!("max-unfinished-input", "SIZE", Size, One, limits.max_unfinished_input,
+        "Bytes of commands that came in part, over all clients; beyond, one that holds over 64KiB is closed"),
+    applied!("opening-timeout", "TIME", GoDuration, Duration, limits.opening_timeout,
+        "How long a connection may take to say which protocol it speaks"),
+    applied!("command-timeout", "TIME", GoDuration, Duration, limits.command_timeout,
+        "How long a client without heartbeats may take for a command it has begun; others have two intervals"),
     applied!("max-topics", "N", Count, One, limits.max_topics, "Topics; one more is refused"),
     applied!("max-channels", "N", Count, One, limits.max_channels, "Channels of a topic; one more is refused"),
     applied!("max-channel-consumers", "N", Count, One, limits.max_channel_consumers,
         "Consumers per channel; 0 is no limit"),
+    applied!("max-metrics-series", "N", Count, One, limits.max_metrics_series,
+        "Series of topics and channels in /metrics; further ones are counted"),
     applied!("max-msg-size", "SIZE", Size, One, limits.max_msg_size, "Largest message"),
     applied!("max-body-size", "SIZE", Size, One, limits.max_body_size,
         "Largest body of a command, as of MPUB"),
@@ -260,8 +263,35 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Output buffer time-out that is told to clients; an idle node sends at once all the same"),
     applied!("mem-queue-size", "N", Count, One, limits.mem_queue_size,
         "Messages that an #ephemeral topic or channel keeps; the others are on disk and have no such limit"),
-    refused("auth-http-address", Shape::Many, AUTH).with_file_key("auth_http_addresses"),
-    ignored("auth-http-request-method", Shape::One, "no authorisation server is asked"),
+    applied!("auth-http-address", "ADDR", AuthServers, Many, auth.servers,
+        "An authorisation server, host:port or a URL, that says what a client's AUTH allows; of several, \
+         another is asked when one does not answer").with_file_key("auth_http_addresses"),
+    applied!("auth-http-request-method", "METHOD", AuthMethodName, One, auth.method,
+        "get or post: how authorisation servers are asked"),
+    applied!("http-client-connect-timeout", "TIME", GoDuration, Duration, auth.connect_timeout,
+        "How long a connection to an authorisation server may take"),
+    applied!("http-client-request-timeout", "TIME", GoDuration, Duration, auth.request_timeout,
+        "How long its answer may take, the connection included"),
+    applied!("auth-tokens-file", "FILE", PathOrNone, One, auth.tokens_file,
+        "Tokens and what each allows, TOML or JSON, instead of a server or before one; read again when it \
+         changes"),
+    applied!("http-auth", "WHAT", HttpGuardName, One, auth.http,
+        "What of HTTP needs a token: off, changes (publishing and what changes something) or all"),
+    applied!("statsd-address", "HOST:PORT", HostOrOff, One, statsd.address,
+        "Where figures are sent by UDP for statsd; empty sends none"),
+    applied!("statsd-prefix", "TEXT", Text, One, statsd.prefix,
+        "What the names of these figures begin with; %s stands for this node"),
+    applied!("statsd-interval", "TIME", GoDuration, Duration, statsd.interval, "How often they are sent"),
+    applied!("statsd-mem-stats", "BOOL", OnOff, Switch, statsd.memory,
+        "Sends the names of Go's memory figures along, all 0"),
+    applied!("statsd-udp-packet-size", "N", Count, One, statsd.packet_size, "Largest of these datagrams, bytes"),
+    applied!("statsd-exclude-ephemeral", "BOOL", OnOff, Switch, statsd.exclude_ephemeral,
+        "Leaves out topics and channels that are #ephemeral"),
+    applied!("e2e-processing-latency-percentile", "N", Percentiles, Many, latency.percentiles,
+        "A quantile, over 0 and up to 1, of the time from publishing to FIN, to be shown in /stats, /metrics and \
+         statsd").with_file_key("e2e_processing_latency_percentiles"),
+    applied!("e2e-processing-latency-window-time", "TIME", GoDuration, Duration, latency.window,
+        "How far back these quantiles look"),
     ignored("sync-every", Shape::One, SYNCED),
     ignored("sync-timeout", Shape::Duration, SYNCED),
     ignored("max-bytes-per-file", Shape::One, SEGMENTS),
@@ -272,19 +302,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     ignored("queue-scan-dirty-percent", Shape::One, TIMERS),
     ignored("node-id", Shape::One, IDENTITY).with_file_key("id"),
     ignored("worker-id", Shape::One, IDENTITY),
-    ignored("lookupd-tcp-address", Shape::Many, LOOKUPD).with_file_key("nsqlookupd_tcp_addresses"),
-    ignored("statsd-address", Shape::One, STATSD),
-    ignored("statsd-exclude-ephemeral", Shape::Switch, STATSD),
-    ignored("statsd-interval", Shape::Duration, STATSD),
-    ignored("statsd-mem-stats", Shape::Switch, STATSD),
-    ignored("statsd-prefix", Shape::One, STATSD),
-    ignored("statsd-udp-packet-size", Shape::One, STATSD),
-    ignored("e2e-processing-latency-percentile", Shape::Many, LATENCY)
-        .with_file_key("e2e_processing_latency_percentiles"),
-    ignored("e2e-processing-latency-window-time", Shape::Duration, LATENCY),
-    ignored("http-client-connect-timeout", Shape::Duration, OUTBOUND),
-    ignored("http-client-request-timeout", Shape::Duration, OUTBOUND),
     ignored("enable-experiment", Shape::Many, "no experiment is known here"),
-    ignored("log-prefix", Shape::One, "the log has a format of its own"),
+    ignored("tombstone-lifetime", Shape::Duration, "a hidden producer stays hidden for 45 s"),
     ignored("verbose", Shape::Switch, "use --log-level=debug"),
 ];

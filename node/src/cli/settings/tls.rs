@@ -1,47 +1,17 @@
 //! The settings of TLS: how they are written, what follows from what, and what cannot hold.
 
-use std::path::PathBuf;
-
-use super::form::Form;
+use super::{figures::OnOff, form::Form};
 use crate::config::{ClientAuth, Config, TlsConfig, TlsRequired, TlsVersion};
 
 /// Levels that deflate knows.
 const DEFLATE_LEVELS: std::ops::RangeInclusive<u32> = 1..=9;
 
-/// A file, or nothing.
-pub(super) struct FileOrNone;
-/// True or false, in Go's spellings.
-pub(super) struct OnOff;
 /// `true`, `false` or `tcp-https`.
 pub(super) struct Required;
 /// `require`, `require-verify`, or nothing.
 pub(super) struct Policy;
 /// `tls1.2` or `tls1.3`.
 pub(super) struct Version;
-
-impl Form<Option<PathBuf>> for FileOrNone {
-    fn parse(text: &str) -> Result<Option<PathBuf>, String> {
-        Ok((!text.is_empty()).then(|| text.into()))
-    }
-
-    fn show(value: &Option<PathBuf>) -> String {
-        value.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
-    }
-}
-
-impl Form<bool> for OnOff {
-    fn parse(text: &str) -> Result<bool, String> {
-        match text {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err("is neither true nor false".to_owned()),
-        }
-    }
-
-    fn show(value: &bool) -> String {
-        value.to_string()
-    }
-}
 
 impl Form<TlsRequired> for Required {
     fn parse(text: &str) -> Result<TlsRequired, String> {
@@ -171,7 +141,7 @@ mod tests {
         ] {
             assert_eq!(tls(&[flag]).required, required, "{flag}");
         }
-        refusal(&["--tls-required=maybe"], "is neither true nor false");
+        refusal(&["--tls-required=maybe"], "write true, false or tcp-https");
     }
 
     #[test]

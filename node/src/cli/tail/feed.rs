@@ -15,8 +15,6 @@ use super::{
     Source,
 };
 
-/// Messages that may be delivered and not yet printed.
-const IN_FLIGHT_MAX: u64 = 200;
 /// How long to wait for the node to say that it is done with us.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -98,7 +96,7 @@ impl<W: Write + Send + 'static> Feed<W> {
             Reply::Error(text) => bail!("the node refuses the subscription: {text}"),
             other => bail!("the node answers the subscription with {other:?}"),
         }
-        let ready = budget.left().min(IN_FLIGHT_MAX);
+        let ready = budget.left().min(source.max_in_flight);
         nsq::put_ready(client.out(), ready);
         let prefix = if source.print_topic { format!("{} | ", source.topic) } else { String::new() };
         Ok(Self {

@@ -12,7 +12,10 @@ use std::{
 use bruit_wire::{ChannelName, TopicName};
 use clap::Args;
 
-use self::feed::{Budget, Feed};
+use self::{
+    feed::{Budget, Feed},
+    producers::Places,
+};
 use super::http::Http;
 
 /// Arguments of `bruit tail`.
@@ -24,7 +27,11 @@ use super::http::Http;
 )]
 pub(super) struct TailArgs {
     /// The topic; created when it does not exist
-    topic: TopicName,
+    #[arg(required_unless_present = "topics")]
+    topic: Option<TopicName>,
+    /// A topic, as nsq_tail names it; may be given several times
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<TopicName>,
     /// The channel to read through; without it one of its own, which goes when the command ends
     #[arg(long, value_name = "NAME")]
     channel: Option<ChannelName>,
@@ -34,12 +41,25 @@ pub(super) struct TailArgs {
     /// Print `topic | message`
     #[arg(long)]
     print_topic: bool,
-    /// The node to read from
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4150")]
-    nsqd_tcp_address: String,
-    /// Read from every node that holds the topic; this is the HTTP address of any node of the mesh
-    #[arg(long, value_name = "HOST:PORT", visible_alias = "lookup", conflicts_with = "nsqd_tcp_address")]
-    lookupd_http_address: Option<String>,
+    /// The node to read from; may be given several times. 127.0.0.1:4150 unless given
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    nsqd_tcp_address: Vec<String>,
+    /// Read from every node that holds the topic; this is the HTTP address of any node of the mesh, or of an
+    /// nsqlookupd. May be given several times
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        visible_alias = "lookup",
+        value_delimiter = ',',
+        conflicts_with = "nsqd_tcp_address"
+    )]
+    lookupd_http_address: Vec<String>,
+    /// Messages that may be delivered to each connection and not yet printed
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_in_flight: u64,
+    /// An option of NSQ's client library; none has an effect
+    #[arg(long, value_name = "OPTION,VALUE")]
+    consumer_opt: Vec<String>,
 }
 
 /// What is read.
@@ -48,6 +68,7 @@ struct Source {
     topic: TopicName,
     channel: ChannelName,
     print_topic: bool,
+    max_in_flight: u64,
 }
 
 /// Prints messages until there were enough or the connection ends.
@@ -66,11 +87,28 @@ async fn tail<W: Write + Send + 'static>(args: &TailArgs, output: W) -> anyhow::
         Some(channel) => channel.clone(),
         None => own_channel()?,
     };
-    let source = Source { topic: args.topic.clone(), channel, print_topic: args.print_topic };
+    let (print_topic, max_in_flight) = (args.print_topic, args.max_in_flight.max(1));
+    let source = |topic: &TopicName| Source {
+        topic: topic.clone(),
+        channel: channel.clone(),
+        print_topic,
+        max_in_flight,
+    };
+    let sources: Vec<Source> = args.topic.iter().chain(&args.topics).map(source).collect();
     let budget = Budget::new(args.count);
-    match &args.lookupd_http_address {
-        Some(address) => producers::tail(&Http::new(address), &source, budget, output).await,
-        None => Feed::open(&args.nsqd_tcp_address, &source, budget, output).await?.run().await,
+    let places = match (&args.nsqd_tcp_address[..], &args.lookupd_http_address[..]) {
+        (fixed, []) => Places::Fixed(match fixed {
+            [] => vec!["127.0.0.1:4150".to_owned()],
+            fixed => fixed.to_vec(),
+        }),
+        (_, lookups) => Places::Lookups(lookups.iter().map(|address| Http::new(address)).collect()),
+    };
+    match (&places, &sources[..]) {
+        // Whoever reads from one place alone wants to know when that is gone.
+        (Places::Fixed(fixed), [source]) if fixed.len() == 1 => {
+            Feed::open(&fixed[0], source, budget, output).await?.run().await
+        }
+        _ => producers::tail(&places, &sources, budget, output).await,
     }
 }
 
@@ -124,12 +162,15 @@ mod tests {
 
     fn args(node: &FakeNode, count: u64, print_topic: bool) -> TailArgs {
         TailArgs {
-            topic: TopicName::new("t").unwrap(),
+            topic: Some(TopicName::new("t").unwrap()),
+            topics: Vec::new(),
             channel: Some(ChannelName::new("c").unwrap()),
             count,
             print_topic,
-            nsqd_tcp_address: node.address.clone(),
-            lookupd_http_address: None,
+            nsqd_tcp_address: vec![node.address.clone()],
+            lookupd_http_address: Vec::new(),
+            max_in_flight: 200,
+            consumer_opt: Vec::new(),
         }
     }
 

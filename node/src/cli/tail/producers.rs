@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bruit_wire::TopicName;
 use parking_lot::Mutex;
 use tokio::{
     select,
@@ -24,19 +25,27 @@ use super::{
 /// How often to ask which nodes hold the topic.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Where nodes are found.
+pub(super) enum Places {
+    /// At these addresses.
+    Fixed(Vec<String>),
+    /// Where these say that the topic is held.
+    Lookups(Vec<Http>),
+}
+
 /// Prints until the budget is spent.
 ///
 /// # Errors
 /// The first lookup fails, or what is printed cannot be written.
 pub(super) async fn tail<W: Write + Send + 'static>(
-    http: &Http,
-    source: &Source,
+    places: &Places,
+    sources: &[Source],
     budget: Budget,
     output: W,
 ) -> anyhow::Result<()> {
     let output = Shared(Arc::new(Mutex::new(output)));
     let (mut feeds, mut open) = (JoinSet::new(), BTreeSet::new());
-    let mut known = Known::Never;
+    let mut known: Vec<Known> = sources.iter().map(|_| Known::Never).collect();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while budget.left() > 0 {
@@ -44,14 +53,17 @@ pub(super) async fn tail<W: Write + Send + 'static>(
             biased;
             () = budget.spent() => {}
             Some(ended) = feeds.join_next(), if !feeds.is_empty() => {
-                let (address, outcome): (String, anyhow::Result<()>) = ended?;
-                open.remove(&address);
-                judge(&budget, &address, outcome)?;
+                let (spot, outcome): (Spot, anyhow::Result<()>) = ended?;
+                open.remove(&spot);
+                judge(&budget, &spot.1, outcome)?;
             }
             _ = look.tick() => {
-                for address in known.ask(http, source).await? {
-                    if open.insert(address.clone()) {
-                        feeds.spawn(read(address, source.clone(), budget.clone(), output.clone()));
+                for (source, known) in sources.iter().zip(&mut known) {
+                    for address in known.ask(places, source).await? {
+                        let spot = (source.topic.clone(), address);
+                        if open.insert(spot.clone()) {
+                            feeds.spawn(read(spot, source.clone(), budget.clone(), output.clone()));
+                        }
                     }
                 }
             }
@@ -59,23 +71,26 @@ pub(super) async fn tail<W: Write + Send + 'static>(
     }
     // The others learn of it by the budget, and give back what was delivered and not printed.
     while let Some(ended) = feeds.join_next().await {
-        let (address, outcome) = ended?;
-        judge(&budget, &address, outcome)?;
+        let (spot, outcome) = ended?;
+        judge(&budget, &spot.1, outcome)?;
     }
     Ok(())
 }
 
+/// A topic at a node.
+type Spot = (TopicName, String);
+
 async fn read<W: Write + Send + 'static>(
-    address: String,
+    spot: Spot,
     source: Source,
     budget: Budget,
     output: Shared<W>,
-) -> (String, anyhow::Result<()>) {
-    let outcome = match Feed::open(&address, &source, budget, output).await {
+) -> (Spot, anyhow::Result<()>) {
+    let outcome = match Feed::open(&spot.1, &source, budget, output).await {
         Ok(mut feed) => feed.run().await,
         Err(error) => Err(error),
     };
-    (address, outcome)
+    (spot, outcome)
 }
 
 /// A node that is lost is said and looked for again; once the budget is spent, what went wrong is the outcome.
@@ -98,16 +113,24 @@ enum Known {
 
 impl Known {
     /// Where the topic is held. Only the first lookup has to succeed.
-    async fn ask(&mut self, http: &Http, source: &Source) -> anyhow::Result<Vec<String>> {
-        let found = match lookup::lookup(http, &source.topic).await {
-            Ok(found) => found,
-            Err(error) if matches!(self, Self::Never) => return Err(error),
-            Err(error) => {
-                eprintln!("bruit: {error:#}; asking again");
-                return Ok(Vec::new());
-            }
+    async fn ask(&mut self, places: &Places, source: &Source) -> anyhow::Result<BTreeSet<String>> {
+        let lookups = match places {
+            Places::Fixed(fixed) => return Ok(fixed.iter().cloned().collect()),
+            Places::Lookups(lookups) => lookups,
         };
-        let addresses: Vec<String> = found.iter().flat_map(lookup::producers).collect();
+        let mut addresses = BTreeSet::new();
+        for http in lookups {
+            match lookup::lookup(http, &source.topic).await {
+                Ok(found) => addresses.extend(found.iter().flat_map(lookup::producers)),
+                Err(error) if matches!(self, Self::Never) && lookups.len() == 1 => return Err(error),
+                Err(error) => {
+                    eprintln!("bruit: {error:#}; asking again");
+                    if lookups.len() == 1 {
+                        return Ok(BTreeSet::new());
+                    }
+                }
+            }
+        }
         if !addresses.is_empty() {
             *self = Self::Something;
         } else if !matches!(self, Self::Nothing) {

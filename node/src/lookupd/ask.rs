@@ -1,0 +1,128 @@
+//! With which channels a new topic begins: those that nsqlookupds of the classic kind know of it.
+//!
+//! nsqd asks before the first message of a topic is handed on, and for as long keeps the publisher waiting.
+//! Here the publisher has its answer at once; the topic only shows its messages to no channel until the
+//! answers are there, or have not come for too long.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bruit_gossip::View;
+use bruit_wire::{ChannelName, TopicName};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+use super::lookups::Lookups;
+use crate::{broker::Topic, env::Env, exit::Exiting, mesh::MeshHandle};
+
+/// How long nsqlookupds may take to be connected to and to answer. nsqd gives each 2 s and 5 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Topics that are asked about at a time.
+const AT_A_TIME: usize = 16;
+/// Longest answer that is read, bytes: names of 64 bytes for as many channels as a topic may have, twice over.
+const ANSWER_MAX: u64 = 2 << 20;
+
+/// Asks about each topic that comes, and lets it go then. Ends with the node.
+pub(super) async fn run(
+    env: Env,
+    lookups: Arc<Lookups>,
+    mesh: MeshHandle,
+    mut topics: mpsc::UnboundedReceiver<Arc<Topic>>,
+    exit: Exiting,
+) {
+    let places = Arc::new(Semaphore::new(AT_A_TIME));
+    let mut asking = JoinSet::new();
+    loop {
+        let topic = tokio::select! {
+            biased;
+            () = exit.told() => return,
+            Some(_) = asking.join_next(), if !asking.is_empty() => continue,
+            topic = topics.recv() => topic,
+        };
+        let Some(topic) = topic else { return };
+        // Closed never.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (env, lookups, mesh) = (env.clone(), Arc::clone(&lookups), mesh.clone());
+        asking.spawn(async move {
+            about(&env, &lookups, &mesh, &topic).await;
+            topic.release();
+            drop(place);
+        });
+    }
+}
+
+/// Makes the channels that nsqlookupds know of a topic.
+async fn about(env: &Env, lookups: &Lookups, mesh: &MeshHandle, topic: &Arc<Topic>) {
+    let before = mesh.view();
+    let deadline = Instant::now() + PATIENCE;
+    // At a start, the first messages may be quicker than the first connection.
+    let _ = timeout_at(deadline, lookups.tried()).await;
+    for address in lookups.http_addresses() {
+        match timeout_at(deadline, channels(env, &address, topic.name())).await {
+            Ok(Ok(channels)) => {
+                // One that was made and deleted here while we asked is remembered there.
+                let view = mesh.view();
+                let was_deleted = |view: &View, channel: &ChannelName| {
+                    view.channel_was_deleted(topic.name().as_str(), channel.as_str())
+                };
+                let is_lost =
+                    |channel: &ChannelName| was_deleted(&view, channel) && !was_deleted(&before, channel);
+                for channel in channels.iter().filter(|channel| !channel.is_ephemeral() && !is_lost(channel))
+                {
+                    if let Err(refused) = topic.channel_or_create(channel) {
+                        let name = topic.name();
+                        tracing::warn!(
+                            "the new topic {name} begins without the channel {channel}: {refused}"
+                        );
+                    }
+                }
+            }
+            outcome => {
+                let why = outcome.map_or_else(
+                    |_| "no answer in time".to_owned(),
+                    |answer| answer.err().map_or_else(String::new, |error| error.to_string()),
+                );
+                tracing::warn!(
+                    "nsqlookupd at {address} does not say which channels topic {} has ({why}); channels that \
+                     only it knows get what is published once a consumer subscribes",
+                    topic.name()
+                );
+            }
+        }
+    }
+}
+
+/// The channels of a topic that the lookup with its HTTP at `address` (`host:port`) knows.
+async fn channels(env: &Env, address: &str, topic: &TopicName) -> io::Result<Vec<ChannelName>> {
+    #[derive(Deserialize)]
+    struct Answer {
+        channels: Vec<String>,
+    }
+    let target = format!("/channels?topic={}", topic.as_str().replace('#', "%23"));
+    let body = request(env, address, &target).await?;
+    let answer: Answer = serde_json::from_slice(&body).map_err(io::Error::other)?;
+    Ok(answer.channels.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
+}
+
+/// The body of a successful answer to `GET target`, in HTTP/1.0, in which it ends with the connection.
+async fn request(env: &Env, address: &str, target: &str) -> io::Result<Vec<u8>> {
+    let mut conn = super::lookups::connect(env, address).await?;
+    let request = format!(
+        "GET {target} HTTP/1.0\r\nHost: {address}\r\nAccept: application/vnd.nsq; version=1.0\r\n\r\n"
+    );
+    conn.writer.write_all(request.as_bytes()).await?;
+    conn.writer.flush().await?;
+    let mut answer = Vec::new();
+    conn.reader.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let head = head.ok_or_else(|| io::Error::other("what answers does not speak HTTP"))?;
+    let status = answer.get(..head).unwrap_or_default();
+    if !status.starts_with(b"HTTP/1.") || status.get(8..12) != Some(b" 200") {
+        return Err(io::Error::other("it refuses"));
+    }
+    Ok(answer.split_off(head + 4))
+}
