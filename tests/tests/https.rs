@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use bruit_tests::{Node, Packing, Reply, certificates::Authority, read_reply, wait::PATIENCE};
+use bruit_tests::{AuthServer, Node, Packing, Reply, certificates::Authority, read_reply, wait::PATIENCE};
 use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 type Secure = StreamOwned<ClientConnection, TcpStream>;
@@ -110,4 +110,20 @@ fn certificates_of_clients_are_asked_for_over_https_as_well() {
     // The refusal comes as soon as something is read.
     let _ = unknown.write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(unknown.read(&mut [0; 64]).is_err());
+}
+
+#[test]
+fn a_guarded_api_tells_the_authorisation_server_that_it_was_asked_by_tls() {
+    let authority = Authority::new("authority");
+    let server = AuthServer::allowing(r#""publish","subscribe""#);
+    let options = authority.options().arg("--http-auth=all");
+    let node = options.arg(format!("--auth-http-address={}", server.address())).start();
+    let mut stream = connect(&node, &authority.client(Some(&authority.certify("billing"))));
+    let head =
+        "POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 1\r\n\r\nx";
+    stream.write_all(head.as_bytes()).expect("the node takes a request");
+    assert_eq!(read_reply(&mut stream).outcome(), (200, "OK".to_owned()));
+    let asked = server.requests().concat();
+    // No certificate was asked for, so none was shown.
+    assert!(asked.contains("common_name=&remote_ip=127.0.0.1&secret=secret&tls=true "), "{asked}");
 }
