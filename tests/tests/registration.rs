@@ -210,6 +210,28 @@ fn noise_ends_its_own_connection_and_no_other() {
 }
 
 #[test]
+fn an_nsqd_registers_as_many_names_as_it_may_and_no_more() {
+    let node = with_registry().start();
+    let mut nsqd = Registration::identified(node.registry_address(), HOST, 5150);
+    // A topic counts as one name, and each of its channels as one more.
+    nsqd.ok("REGISTER t c");
+    for batch in (2..20_000).collect::<Vec<u32>>().chunks(1_000) {
+        nsqd.send(batch.iter().map(|number| format!("REGISTER t{number}\n")).collect::<String>());
+        for number in batch {
+            assert_eq!(nsqd.answer(), "OK", "{number}");
+        }
+    }
+    nsqd.ok("REGISTER t c");
+    nsqd.send("REGISTER one-too-many\n");
+    let answer = nsqd.answer();
+    assert!(answer.starts_with("E_INVALID too many topics and channels"), "{answer}");
+    assert_eq!(nsqd.answer_or_end(), None);
+    node.wait_for_producers("t", &BTreeSet::new());
+    let mut next = Registration::identified(node.registry_address(), HOST, 5150);
+    next.ok("REGISTER one-too-many");
+}
+
+#[test]
 fn an_nsqd_that_falls_silent_is_taken_for_gone() {
     let node = with_registry().arg("--inactive-producer-timeout=1s").start();
     let mut nsqd = Registration::identified(node.registry_address(), HOST, 5150);
