@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bruit_gossip::{Profile, Secret};
 use bruit_wire::TopicName;
 
-use crate::auth::AuthConfig;
+use crate::{auth::AuthConfig, rising::Rising};
 
 /// What a node is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct Config {
     pub tcp_address: SocketAddr,
     /// Where HTTP is served; `None` turns it off.
     pub http_address: Option<SocketAddr>,
+    /// Where HTTPS is served, if there is a certificate; `None` turns it off.
+    pub https_address: Option<SocketAddr>,
+    /// How connections are encrypted.
+    pub tls: TlsConfig,
     /// Holds the journal, the checkpoints, the lock and the node's identity.
     pub data_path: PathBuf,
     /// Names or addresses that `/info` and discovery hand out; `/lookup` answers with the one that suits the
@@ -60,6 +64,88 @@ pub struct Config {
     pub classic: ClassicConfig,
     /// How much is logged, and how to change that while the node runs.
     pub log: LogControl,
+    /// Asks the node to read certificates again.
+    pub reload: Reload,
+}
+
+/// How connections of clients are encrypted (NSQ reference, section 2.9).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The node's certificate with its chain, PEM. Without one there is no TLS.
+    pub cert: Option<PathBuf>,
+    /// The key to it, PEM.
+    pub key: Option<PathBuf>,
+    /// Authorities that clients' certificates may come from, PEM; those that the system trusts if none is named.
+    pub root_ca: Option<PathBuf>,
+    /// Which certificates clients have to show.
+    pub client_auth: ClientAuth,
+    /// What is refused without TLS.
+    pub required: TlsRequired,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+impl TlsConfig {
+    /// Whether TLS is offered.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.cert.is_some()
+    }
+}
+
+/// Which certificates clients have to show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// None.
+    #[default]
+    None,
+    /// Any, whoever it comes from.
+    Require,
+    /// One that an authority vouches for.
+    RequireVerify,
+}
+
+/// What is refused without TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsRequired {
+    /// Nothing.
+    #[default]
+    No,
+    /// Commands over TCP; plain HTTP stays open.
+    TcpOnly,
+    /// Commands over TCP, and requests over plain HTTP.
+    Everywhere,
+}
+
+/// A version of TLS. There are no older ones here: they are broken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    #[default]
+    Tls12,
+    /// 1.3.
+    Tls13,
+}
+
+/// Word to a node that files were changed and are to be read again, as SIGHUP gives it. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Reload(Arc<Rising>);
+
+impl Reload {
+    /// Asks.
+    pub fn ask(&self) {
+        self.0.raise(self.0.now() + 1);
+    }
+
+    /// How often it was asked for.
+    pub(crate) fn asked(&self) -> u64 {
+        self.0.now()
+    }
+
+    /// Waits until it was asked for more often than `seen` times.
+    pub(crate) async fn asked_beyond(&self, seen: u64) {
+        self.0.reaches(seen + 1).await;
+    }
 }
 
 /// The log level, and how it is changed (`PUT /config/log_level`).
@@ -92,6 +178,8 @@ impl Default for Config {
             role: Role::Node,
             tcp_address: SocketAddr::from(([0, 0, 0, 0], 4150)),
             http_address: Some(SocketAddr::from(([0, 0, 0, 0], 4151))),
+            https_address: Some(SocketAddr::from(([0, 0, 0, 0], 4152))),
+            tls: TlsConfig::default(),
             data_path: PathBuf::from("bruit-data"),
             broadcast_addresses: Vec::new(),
             broadcast_tcp_port: None,
@@ -108,6 +196,7 @@ impl Default for Config {
             mesh: MeshConfig::default(),
             classic: ClassicConfig::default(),
             log: LogControl::default(),
+            reload: Reload::default(),
         }
     }
 }
@@ -239,6 +328,12 @@ pub struct Limits {
     /// Output buffer time-out that is granted when the client asks for none. Deliveries never wait for it:
     /// a node flushes when it is idle.
     pub output_buffer_timeout: Duration,
+    /// Whether clients may have snappy.
+    pub snappy: bool,
+    /// Whether clients may have deflate.
+    pub deflate: bool,
+    /// The highest level of deflate, 1 to 9.
+    pub max_deflate_level: u32,
     /// Consumers per channel; 0 means no limit.
     pub max_channel_consumers: usize,
     /// Client connections; further ones are closed at once.
@@ -282,6 +377,9 @@ impl Default for Limits {
             max_output_buffer_timeout: Duration::from_secs(30),
             min_output_buffer_timeout: Duration::from_millis(25),
             output_buffer_timeout: Duration::from_millis(250),
+            snappy: true,
+            deflate: true,
+            max_deflate_level: 6,
             max_channel_consumers: 0,
             max_connections: 10_000,
             max_http_connections: 1024,

@@ -7,6 +7,7 @@
 
 mod auth;
 pub mod broker;
+mod certificates;
 pub mod cli;
 mod client;
 mod config;
@@ -15,11 +16,13 @@ pub mod env;
 mod exit;
 mod http;
 pub mod journal;
+mod layers;
 mod lookupd;
 mod mesh;
 mod relay;
 mod rising;
 mod statsd;
+mod web;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,12 +30,13 @@ use bruit_gossip::NodeId;
 use tokio::{sync::oneshot, time::Instant};
 
 pub use self::auth::{AuthConfig, AuthError, AuthMethod, AuthServer, HttpGuard};
+pub use self::certificates::TlsError;
 pub use self::config::{
-    ClassicConfig, Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits, LogControl,
-    MeshConfig, Pki, Relay, Role, StatsdConfig,
+    ClassicConfig, ClientAuth, Config, Durability, DurabilityRule, JournalConfig, LatencyConfig, Limits,
+    LogControl, MeshConfig, Pki, Relay, Reload, Role, StatsdConfig, TlsConfig, TlsRequired, TlsVersion,
 };
 pub use self::data::DataError;
-pub use self::mesh::{KeysError, MeshError, MeshReady, TlsError};
+pub use self::mesh::{KeysError, MeshError, MeshReady};
 use self::{
     auth::Auth,
     broker::{Broker, Opening, Place, Tasks},
@@ -41,9 +45,11 @@ use self::{
     exit::Exiting,
     http::{Face, HttpState, Ports},
     journal::{OpenError, RecoveryReport},
+    layers::Doorkeeper,
     lookupd::{Lookups, Registry},
     mesh::MeshHandle,
     relay::Relays,
+    web::Web,
 };
 
 /// How long connections get to close when the node stops.
@@ -58,6 +64,8 @@ pub struct Ready {
     pub tcp_address: SocketAddr,
     /// Where HTTP is served, if it is.
     pub http_address: Option<SocketAddr>,
+    /// Where HTTPS is served, if it is.
+    pub https_address: Option<SocketAddr>,
     /// Where nsqlookupd's HTTP API is served by itself, if it is.
     pub lookup_http_address: Option<SocketAddr>,
     /// Where nsqds of the classic kind register, if they may.
@@ -81,6 +89,9 @@ pub enum RunError {
     /// The journal in it cannot be used.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The certificates for clients cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// It cannot be said who may do what.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -94,7 +105,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// `tcp`, `http`, `lookupd-http` or `lookupd-listen-tcp`.
+        /// `tcp`, `http`, `https`, `lookupd-http` or `lookupd-listen-tcp`.
         flag: &'static str,
         /// What the operating system said.
         error: io::Error,
@@ -126,8 +137,9 @@ pub async fn run(
     let (exit, exiting) = exit::channel();
     let auth = Auth::open(&config.auth, &env, exiting.clone()).await?;
     let (tcp, tcp_address) = listen_to_clients(&config, &env).await?;
-    let http = listen_http(&env, config.http_address, "http").await?;
-    let lookup_http = listen_http(&env, config.mesh.lookupd_http_address, "lookupd-http").await?;
+    let web = Web::open(&config, &env).await?;
+    let (http_address, https_address) = (web.http_address(), web.https_address());
+    let lookup_http_address = web.lookup_http_address();
     let registry = listen_http(&env, config.classic.listen, "lookupd-listen-tcp").await?;
     let opening = Opening {
         env: env.clone(),
@@ -139,7 +151,6 @@ pub async fn run(
     };
     let (commit_exit, commit_exiting) = exit::channel();
     let (broker, tasks, recovery) = Broker::open(opening, commit_exiting).await?;
-    let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let joining = mesh::Opening {
         config: &config,
         env: &env,
@@ -151,7 +162,6 @@ pub async fn run(
     let mesh::Started { handle: mesh, ready: mesh_ready, broadcast_addresses, ended: parted } =
         mesh::start(joining, &exiting).await?;
     config.broadcast_addresses = broadcast_addresses;
-    let lookup_http_address = lookup_http.as_ref().and_then(|listener| listener.local_addr().ok());
     let ports = Ports { tcp: tcp_address.port(), http: http_address.map_or(0, |address| address.port()) };
     let relays = Relays::start(&config, &env, &broker, &mesh, exiting.clone());
     start_statsd(&config, &env, &broker, ports, exiting.clone());
@@ -159,14 +169,8 @@ pub async fn run(
     let registry_address = serve_registry(registry, &config, &env, &mesh, lookup_port, &exiting);
     let lookups = Lookups::start(&config, &env, &broker, &mesh, ports, &exiting);
     let state = http_state(&config, &env, &broker, mesh, &relays, lookups, ports, auth.clone());
-    let faces = [(http, Face::Node), (lookup_http, Face::Lookup)];
-    let served: Vec<_> = faces
-        .into_iter()
-        .filter_map(|(listener, face)| {
-            Some(serve_http(&env, state.clone(), listener?, face, exiting.clone()))
-        })
-        .collect();
-    let facts = server_facts(&config, auth);
+    let facts = server_facts(&config, auth, web.doorkeeper.clone());
+    let served = web.serve(&env, &state, &config, &exiting);
     if let Some(tcp) = tcp {
         let clients = client::serve(tcp, Arc::clone(&broker), relays, facts, env.clone(), exiting);
         env.spawn.spawn(Box::pin(clients));
@@ -174,6 +178,7 @@ pub async fn run(
     ready(&Ready {
         tcp_address,
         http_address,
+        https_address,
         lookup_http_address,
         registry_address,
         node_id,
@@ -213,12 +218,18 @@ pub async fn run(
 }
 
 /// What clients are told, and what they may do.
-fn server_facts(config: &Config, auth: Option<Arc<Auth>>) -> Arc<ServerFacts> {
+fn server_facts(
+    config: &Config,
+    auth: Option<Arc<Auth>>,
+    doorkeeper: Option<Arc<Doorkeeper>>,
+) -> Arc<ServerFacts> {
     Arc::new(ServerFacts {
         limits: config.limits.clone(),
         version: http::NSQ_VERSION,
         place: Place { region: config.topology_region.clone(), zone: config.topology_zone.clone() },
         auth,
+        doorkeeper,
+        tls_required: config.tls.required != TlsRequired::No,
     })
 }
 

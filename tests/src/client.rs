@@ -7,10 +7,16 @@ use std::{
     fmt,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
-use crate::wait::{PATIENCE, QUIET};
+use rustls::ClientConfig;
+
+use crate::{
+    layers::{Layers, Packing},
+    wait::{PATIENCE, QUIET},
+};
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,7 @@ impl Message {
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
+    layers: Layers,
     input: Vec<u8>,
 }
 
@@ -80,7 +87,7 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Self { stream, input: Vec::new() }
+        Self { stream, layers: Layers::default(), input: Vec::new() }
     }
 
     /// Sends bytes as they are.
@@ -96,7 +103,104 @@ impl Client {
     /// # Errors
     /// When the connection is gone.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        let bytes = self.layers.wrap(bytes.as_ref());
+        self.stream.write_all(&bytes)
+    }
+
+    /// Sends bytes past the compression, which has to be a sound stream for the node to go on; TLS stays.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn try_send_packed(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let bytes = self.layers.seal(bytes);
+        self.stream.write_all(&bytes)
+    }
+
+    /// Negotiates layers with IDENTIFY and begins them: TLS with what `tls` trusts, then compression. Each has to
+    /// say `OK`.
+    pub fn negotiate(&mut self, tls: Option<&Arc<ClientConfig>>, packing: Packing) {
+        let (snappy, deflate) = (packing == Packing::Snappy, packing == Packing::Deflate);
+        let granted = self.identify(&format!(
+            r#"{{"feature_negotiation":true,"tls_v1":{},"snappy":{snappy},"deflate":{deflate}}}"#,
+            tls.is_some()
+        ));
+        for (layer, wanted) in [("tls_v1", tls.is_some()), ("snappy", snappy), ("deflate", deflate)] {
+            assert!(granted.contains(&format!("\"{layer}\":{wanted}")), "{layer} {wanted}: {granted}");
+        }
+        if let Some(config) = tls {
+            self.handshake(config).expect("the handshake goes well");
+            self.expect_ok();
+        }
+        if packing != Packing::None {
+            self.pack(packing);
+            self.expect_ok();
+        }
+    }
+
+    /// Makes the handshake that an IDENTIFY has granted.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that the node has closed.
+    pub fn handshake(&mut self, config: &Arc<ClientConfig>) -> Result<(), String> {
+        assert!(self.input.is_empty(), "bytes came before the handshake: {:?}", self.input);
+        self.layers.encrypt(Arc::clone(config));
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        let mut chunk = [0; 64 << 10];
+        loop {
+            let said = self.layers.seal(b"");
+            self.stream.write_all(&said).map_err(|error| error.to_string())?;
+            if !self.layers.is_handshaking() {
+                return Ok(());
+            }
+            let read = self.stream.read(&mut chunk).map_err(|error| error.to_string())?;
+            if read == 0 {
+                return Err("closed".to_owned());
+            }
+            let plain = self.layers.unwrap(&chunk[..read])?;
+            self.input.extend_from_slice(&plain);
+        }
+    }
+
+    /// Compresses from now on, and takes what has come and was not looked at for compressed.
+    pub fn pack(&mut self, packing: Packing) {
+        self.layers.pack(packing);
+        let packed = std::mem::take(&mut self.input);
+        self.input = self.layers.unpack(&packed);
+    }
+
+    /// The certificate that the node has shown, if there was a handshake.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        self.layers.certificate()
+    }
+
+    /// What has come so far and was not looked at, and at least `count` bytes of it, as they came over the socket.
+    ///
+    /// # Panics
+    /// When the node closes first.
+    pub fn raw_bytes(&mut self, count: usize) -> Vec<u8> {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        let (mut bytes, mut chunk) = (std::mem::take(&mut self.input), [0; 64 << 10]);
+        while bytes.len() < count {
+            let read = self.stream.read(&mut chunk).expect("the node sends something");
+            assert!(read > 0, "the node closed after {bytes:?}");
+            bytes.extend_from_slice(&chunk[..read]);
+        }
+        bytes
+    }
+
+    /// Everything that comes until the node closes, as it comes over the socket.
+    pub fn raw_rest(&mut self) -> Vec<u8> {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        let (mut bytes, mut chunk) = (std::mem::take(&mut self.input), [0; 64 << 10]);
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return bytes,
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+                Err(error) => panic!("the node does not close: {error}"),
+            }
+        }
     }
 
     /// Says that nothing more will be sent.
@@ -309,7 +413,11 @@ impl Client {
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) => return self.ended(),
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Ok(n) => match self.layers.unwrap(&chunk[..n]) {
+                    Ok(plain) => self.input.extend_from_slice(&plain),
+                    // The node broke off the handshake: nothing that can be read will come.
+                    Err(_) => return self.ended(),
+                },
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Next::Nothing;
                 }

@@ -6,6 +6,7 @@
 //! - [`command`](mod@command): the binary as a command that runs and ends.
 //! - [`Node`]: a running node on free ports and a directory of its own; killed when dropped.
 //! - [`Client`]: a send/expect script over one TCP connection.
+//! - [`Packing`] and [`certificates`]: what a client puts around that, and what it trusts.
 //! - [`Http`]: requests whose exact status, headers and body are looked at.
 //! - [`wait`]: patience, and waiting for a condition instead of for a time.
 //! - [`auth_server`]: an authorisation server that behaves as the test wants.
@@ -19,11 +20,13 @@
 
 pub mod auth_server;
 pub mod binary;
+pub mod certificates;
 pub mod classic;
 mod client;
 pub mod command;
 pub mod datagrams;
 mod http;
+mod layers;
 pub mod load;
 pub mod mesh;
 mod node;
@@ -33,5 +36,6 @@ pub mod wait;
 pub use auth_server::{Answer, AuthServer, allowing};
 pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
+pub use layers::{Packing, SNAPPY_IDENTIFIER};
 pub use mesh::Mesh;
 pub use node::{Node, Options};

@@ -143,6 +143,15 @@ impl Node {
         self.process.http.expect("a started node has said where it listens")
     }
 
+    /// Where HTTPS is served.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    pub fn https_address(&self) -> SocketAddr {
+        address_after(&self.log(), "HTTPS: listening on ").expect("a node with a certificate has said so")
+    }
+
     /// Where other nodes are heard.
     ///
     /// # Panics

@@ -10,6 +10,7 @@
 //! - [`MessageId`]: 64 bits on our side, 16 hex characters on the wire.
 //! - [`go_quote`]: Go's `%q`, which NSQ's error texts are made of.
 //! - [`nsq`]: the V2 protocol between a node and its clients.
+//! - [`compress`]: snappy and deflate around that protocol.
 //! - [`peer`]: how a stream between two nodes begins.
 //! - [`relay`]: how one node consumes a channel of another.
 //! - [`auth`]: what an authorisation server says that a secret allows.
@@ -22,6 +23,7 @@
 )]
 
 pub mod auth;
+pub mod compress;
 mod id;
 pub mod lookup;
 mod name;

@@ -10,13 +10,14 @@ use std::{
     time::SystemTime,
 };
 
-use bruit_wire::TopicName;
+use bruit_wire::{TopicName, compress::Compression};
 use parking_lot::Mutex;
 
 use super::{
     proximity::{Place, Proximity},
     signal::Signal,
 };
+use crate::layers::Session;
 
 /// The ranks of relays begin here.
 const RELAY_RANK: u8 = 3;
@@ -67,6 +68,8 @@ struct About {
     topology_zone: String,
     connected: SystemTime,
     published: BTreeMap<TopicName, u64>,
+    compression: Option<Compression>,
+    session: Option<Session>,
     identity: Option<Identity>,
 }
 
@@ -110,6 +113,10 @@ pub struct ClientStats {
     pub topology_region: String,
     /// Where it says it is.
     pub topology_zone: String,
+    /// Whether its bytes are compressed, and how.
+    pub compression: Option<Compression>,
+    /// Version and cipher suite of TLS, where its bytes are encrypted.
+    pub tls: Option<(&'static str, String)>,
     /// Messages published, by topic.
     pub pub_counts: Vec<(TopicName, u64)>,
     /// Whose secret it has shown.
@@ -130,6 +137,8 @@ impl Client {
             topology_zone: String::new(),
             connected,
             published: BTreeMap::new(),
+            compression: None,
+            session: None,
             identity: None,
         };
         Self {
@@ -161,6 +170,21 @@ impl Client {
         about.sample_rate = identify.sample_rate;
         about.topology_region.clone_from(&identify.topology_region);
         about.topology_zone.clone_from(&identify.topology_zone);
+    }
+
+    /// Its bytes are compressed from now on.
+    pub(crate) fn packed(&self, compression: Option<Compression>) {
+        self.about.lock().compression = compression;
+    }
+
+    /// Its bytes are encrypted from now on, if a handshake has said how.
+    pub(crate) fn secured(&self, session: Option<Session>) {
+        self.about.lock().session = session;
+    }
+
+    /// What its handshake of TLS agreed on. `None` without TLS.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.about.lock().session.clone()
     }
 
     /// Takes note of whose secret it has shown.
@@ -264,6 +288,8 @@ impl Client {
             sample_rate: about.sample_rate,
             topology_region: about.topology_region.clone(),
             topology_zone: about.topology_zone.clone(),
+            compression: about.compression,
+            tls: about.session.as_ref().map(|session| (session.version, session.cipher_suite.clone())),
             pub_counts: about.published.iter().map(|(topic, count)| (topic.clone(), *count)).collect(),
             identity: about.identity.clone(),
         }

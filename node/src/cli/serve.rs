@@ -16,7 +16,7 @@ use super::{
     settings::{Flags, Persona, Settings},
 };
 use crate::{
-    Durability, Limits, MeshReady, Ready, Role,
+    Durability, Limits, MeshReady, Ready, Reload, Role,
     config::JournalConfig,
     env::{memory::MemoryDisk, real},
     journal::RecoveryReport,
@@ -67,6 +67,8 @@ pub(super) fn run_as(persona: Persona, args: &ServeArgs) -> anyhow::Result<ExitC
     let data_plane =
         Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let stopping = watch_signals(&background).context("cannot listen to signals")?;
+
+    watch_reload(&background, settings.config.reload.clone()).context("cannot listen to signals")?;
 
     let mut env = real::env(data_plane.handle().clone(), background.handle().clone());
     if settings.config.role == Role::Lookup {
@@ -144,6 +146,19 @@ pub(super) fn watch_signals(background: &Runtime) -> std::io::Result<oneshot::Re
     Ok(stopping)
 }
 
+/// Passes SIGHUP on as word to read certificates again. Without it the signal would end the process.
+fn watch_reload(background: &Runtime, reload: Reload) -> std::io::Result<()> {
+    let _context = background.enter();
+    let mut hang_up = signal(SignalKind::hangup())?;
+    background.spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading again what can be read again");
+            reload.ask();
+        }
+    });
+    Ok(())
+}
+
 /// What a user wants to see at the start. The lines of the addresses are those of nsqd, which scripts wait
 /// for; all are written at once, so that a script that has seen one has seen all.
 fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
@@ -159,6 +174,9 @@ fn banner(ready: &Ready, data: &str, journal: &JournalConfig) -> String {
         Some(address) => writeln!(banner, "HTTP: listening on {address}"),
         None => writeln!(banner, "HTTP: off"),
     };
+    if let Some(address) = ready.https_address {
+        let _ = writeln!(banner, "HTTPS: listening on {address}");
+    }
     if let Some(address) = ready.lookup_http_address {
         let _ = writeln!(banner, "lookup: nsqlookupd's HTTP on {address}");
     }

@@ -202,6 +202,9 @@ impl Connection {
     }
 
     fn asker(&self) -> Asker {
-        Asker { ip: self.client.remote_ip(), tls: false, common_name: String::new() }
+        let session = self.client.session();
+        let tls = session.is_some();
+        let common_name = session.map(|session| session.common_name).unwrap_or_default();
+        Asker { ip: self.client.remote_ip(), tls, common_name }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     connection::{Connection, Subscription, clamp},
     outbox::refused,
     session::Effect,
+    upgrade::Upgrade,
 };
 use crate::broker::{NotYours, Refused, SubscribeError, Ticket, Topic};
 
@@ -32,7 +33,7 @@ impl Connection {
         }
         let start = at;
         self.need = None;
-        while !self.ending {
+        while !self.ending && !self.upgrade.holds_reading() {
             let waits = self.is_stuffed() || self.authorization.is_asking();
             if waits || self.broker.commits().is_full(&self.client.signal) {
                 self.blocked = at < bytes.len();
@@ -58,6 +59,11 @@ impl Connection {
             }
         }
         self.apply_finished();
+        if self.upgrade.holds_reading() {
+            // A client has to wait for the answer. What it sent before, in clear text, is not to be taken for what
+            // comes protected.
+            at = bytes.len();
+        }
         if at > start {
             self.deadlines.command(Instant::now());
         }
@@ -109,13 +115,14 @@ impl Connection {
             Effect::Requeue(id, delay) => self.requeue(id, delay),
             Effect::Touch(id) => self.touch(id),
             Effect::Subscribe { topic, channel } => self.subscribe(topic, channel),
-            Effect::Identified(identify, reply) => {
+            Effect::Identified(identify, reply, granted) => {
                 self.client.identified(&identify);
                 self.client.msg_timeout.store(clamp(self.session.msg_timeout), Ordering::Relaxed);
                 let (region, zone) = (&identify.topology_region, &identify.topology_zone);
                 self.client.locate(&self.facts.place, region, zone, false);
                 self.deadlines.set_interval(Instant::now(), self.session.heartbeat);
                 self.reply(FrameType::Response, &reply);
+                self.upgrade = Upgrade::to(granted);
                 Ok(())
             }
             Effect::Authenticate(secret) => self.authenticate(secret),

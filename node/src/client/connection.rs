@@ -28,6 +28,7 @@ use super::{
     deadlines::{Deadlines, Due},
     outbox::Outbox,
     session::{ServerFacts, Session},
+    upgrade::Upgrade,
 };
 use crate::{
     broker::{Broker, Channel, Client, Ticket, Topic, Want, millis},
@@ -86,6 +87,7 @@ pub(super) struct Connection {
     pub(super) session: Session,
     pub(super) authorization: Authorization,
     pub(super) conn: Conn,
+    pub(super) upgrade: Upgrade,
     pub(super) decoder: Decoder,
     pub(super) opened: bool,
     /// The part of a command that came so far, or commands that wait for room.
@@ -136,6 +138,7 @@ pub(super) async fn run(
         session,
         authorization,
         conn,
+        upgrade: Upgrade::None,
         decoder: Decoder::new(),
         opened: false,
         input: BytesMut::new(),
@@ -181,6 +184,7 @@ impl Connection {
             progressed |= !self.ending && self.deliver();
             let Ok(wrote) = self.write(cx) else { return Poll::Ready(Err(())) };
             progressed |= wrote;
+            progressed |= self.upgrade.is_some() && self.advance_upgrade();
             if !progressed {
                 break;
             }
@@ -192,7 +196,7 @@ impl Connection {
         }
         self.count_published();
         self.count_output();
-        if self.ending && self.outbox.bytes() == 0 && self.outbox.owed() == 0 {
+        if self.ending && !self.outbox.waits() && self.outbox.owed() == 0 {
             return Poll::Ready(Ok(End::Linger));
         }
         self.check_time(cx)
@@ -200,7 +204,7 @@ impl Connection {
 
     /// Reads once, and takes the commands that came. Returns whether anything has happened.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        if self.is_stuffed() {
+        if self.is_stuffed() || self.upgrade.holds_reading() {
             return Ok(false);
         }
         if std::mem::take(&mut self.blocked) {
@@ -218,9 +222,13 @@ impl Connection {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.conn.reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Ready(Err(_)) => return self.broken(),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return self.hung_up(),
                 Poll::Ready(Ok(())) => {}
+            }
+            if self.upgrade.is_some() {
+                // What can be read shows that the handshake has ended.
+                self.advance_upgrade();
             }
             if self.input.is_empty() {
                 let taken = self.take_commands(buffer.filled());
@@ -358,7 +366,7 @@ impl Connection {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        if self.outbox.bytes() == 0 {
+        if !self.outbox.waits() {
             return Ok(false);
         }
         let wrote = match self.outbox.poll_write(cx, &mut *self.conn.writer) {
@@ -366,7 +374,7 @@ impl Connection {
             Poll::Ready(Err(_)) => return Err(()),
             Poll::Pending => false,
         };
-        let waits = self.outbox.bytes() > 0;
+        let waits = self.outbox.waits();
         if waits || wrote {
             self.deadlines.output(Instant::now(), waits, wrote);
         }

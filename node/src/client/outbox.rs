@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bruit_wire::nsq::{self, ClientError};
@@ -97,6 +97,16 @@ impl Outbox {
         self.bytes
     }
 
+    /// Whether something still has to be written or flushed.
+    pub(super) const fn waits(&self) -> bool {
+        self.bytes > 0 || self.unflushed
+    }
+
+    /// Something was written past this that has to be flushed.
+    pub(super) const fn flush(&mut self) {
+        self.unflushed = true;
+    }
+
     /// Counts frames that were put into [`Self::frames`] by others, from index `from` on.
     pub(super) fn count_from(&mut self, from: usize) {
         self.bytes += self.frames.range(from..).map(Bytes::len).sum::<usize>();
@@ -148,7 +158,7 @@ impl Outbox {
         self.owed_count = 0;
     }
 
-    /// Writes as much as the socket takes. Ready when nothing is left; `true` if anything was written.
+    /// Writes as much as the socket takes. `true` if anything was written; pending if nothing could be.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -173,7 +183,11 @@ impl Outbox {
             }
         }
         if self.unflushed {
-            ready!(Pin::new(writer).poll_flush(cx))?;
+            match Pin::new(writer).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed?,
+                Poll::Pending if progressed => return Poll::Ready(Ok(true)),
+                Poll::Pending => return Poll::Pending,
+            }
             self.unflushed = false;
         }
         Poll::Ready(Ok(progressed))

@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bruit_wire::nsq::{
-    ClientError, Command, Identify, IdentifyLimits, IdentifyReply, Messages, Phase, Rules,
+use bruit_wire::{
+    compress::Compression,
+    nsq::{ClientError, Command, Identify, IdentifyLimits, IdentifyReply, Messages, Phase, Rules},
 };
 
 use crate::{
     auth::Auth,
     broker::{Place, millis},
     config::Limits,
+    layers::Doorkeeper,
 };
 
 /// What every session is told of the node.
@@ -21,11 +23,15 @@ pub(crate) struct ServerFacts {
     pub(crate) version: &'static str,
     /// Where the node is.
     pub(crate) place: Place,
+    /// Begins handshakes of TLS, if that is offered.
+    pub(crate) doorkeeper: Option<Arc<Doorkeeper>>,
+    /// Whether nothing is heard without TLS.
+    pub(crate) tls_required: bool,
     /// Decides what clients may do; `None` lets everybody do everything.
     pub(crate) auth: Option<Arc<Auth>>,
 }
 
-/// The highest deflate level that the reply to IDENTIFY names, as nsqd's default.
+/// The deflate level of a client that names none.
 const DEFLATE_LEVEL: u32 = 6;
 
 /// Largest body from a client that has to AUTH and has not yet, bytes: strangers should not take the room that
@@ -47,6 +53,22 @@ pub(super) struct Session {
     /// RDY.
     pub(super) ready: u64,
     identified: bool,
+    /// What was granted to lie between the client's bytes and the socket.
+    layers: Granted,
+}
+
+/// Layers that a client was granted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Granted {
+    pub(super) tls: bool,
+    pub(super) compression: Option<Compression>,
+}
+
+impl Granted {
+    /// Whether there is any.
+    pub(super) fn is_some(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// What a command asks of the connection.
@@ -56,8 +78,8 @@ pub(super) enum Effect<'a> {
     None,
     /// RDY has changed.
     Ready,
-    /// The client said who it is; a response frame with these bytes answers.
-    Identified(Box<Identify>, Vec<u8>),
+    /// The client said who it is; a response frame with these bytes answers, and what was granted begins behind it.
+    Identified(Box<Identify>, Vec<u8>, Granted),
     /// Store one message; the delay is in ms.
     Publish { topic: &'a str, body: &'a [u8], delay: u64 },
     /// Store messages, all or none.
@@ -81,7 +103,7 @@ impl Session {
         let limits = &facts.limits;
         let stranger = if facts.auth.is_some() { STRANGER_BODY_MAX } else { usize::MAX };
         let rules = Rules {
-            phase: Phase::Init,
+            phase: if facts.tls_required { Phase::Insecure } else { Phase::Init },
             heartbeats: true,
             max_msg_size: limits.max_msg_size.min(stranger),
             max_body_size: limits.max_body_size.min(stranger),
@@ -90,7 +112,16 @@ impl Session {
             max_defer_timeout_ms: millis(limits.max_defer_timeout),
         };
         let (heartbeat, msg_timeout) = (Some(limits.client_timeout / 2), limits.msg_timeout);
-        Self { facts, rules, heartbeat, msg_timeout, sample_rate: 0, ready: 0, identified: false }
+        Self {
+            facts,
+            rules,
+            heartbeat,
+            msg_timeout,
+            sample_rate: 0,
+            ready: 0,
+            identified: false,
+            layers: Granted::default(),
+        }
     }
 
     /// Takes a command.
@@ -139,10 +170,17 @@ impl Session {
         self.rules.phase = Phase::Subscribed;
     }
 
+    /// TLS is there now.
+    pub(super) fn secured(&mut self) {
+        if self.rules.phase == Phase::Insecure {
+            self.rules.phase = Phase::Init;
+        }
+    }
+
     /// The number that `/stats` shows for the state (NSQ reference, section 2.5).
     pub(super) const fn state(&self) -> u8 {
         match self.rules.phase {
-            Phase::Init => 0,
+            Phase::Init | Phase::Insecure => 0,
             Phase::Subscribed => 3,
             Phase::Closing => 4,
         }
@@ -150,7 +188,8 @@ impl Session {
 
     fn identify(&mut self, body: &[u8]) -> Result<Effect<'static>, ClientError> {
         let identify = Identify::parse(body, &self.identify_limits())?;
-        if identify.feature_negotiation && identify.snappy && identify.deflate {
+        let (snappy, deflate) = self.compressions(&identify);
+        if identify.feature_negotiation && snappy && deflate {
             return Err(ClientError::both_compressions());
         }
         // Only the first IDENTIFY changes how the connection works, as nsqd has it.
@@ -160,8 +199,41 @@ impl Session {
             self.msg_timeout = identify.msg_timeout;
             self.sample_rate = identify.sample_rate;
         }
-        let reply = if identify.feature_negotiation { self.reply(&identify) } else { b"OK".to_vec() };
-        Ok(Effect::Identified(Box::new(identify), reply))
+        if !identify.feature_negotiation {
+            return Ok(Effect::Identified(Box::new(identify), b"OK".to_vec(), Granted::default()));
+        }
+        let granted = self.grant(&identify);
+        let reply = self.reply(&identify, granted);
+        Ok(Effect::Identified(Box::new(identify), reply, granted))
+    }
+
+    /// The layers that the client asks for and may have. Those of an earlier IDENTIFY stay; there is no second
+    /// pair inside of them.
+    fn grant(&mut self, identify: &Identify) -> Granted {
+        if self.layers.is_some() {
+            return Granted::default();
+        }
+        let level = self.deflate_level(identify);
+        let compression = match self.compressions(identify) {
+            (true, _) => Some(Compression::Snappy),
+            (false, true) => Some(Compression::Deflate { level }),
+            (false, false) => None,
+        };
+        self.layers = Granted { tls: identify.tls_v1 && self.facts.doorkeeper.is_some(), compression };
+        self.layers
+    }
+
+    /// Whether the client gets snappy, and whether deflate.
+    fn compressions(&self, identify: &Identify) -> (bool, bool) {
+        let limits = &self.facts.limits;
+        (identify.snappy && limits.snappy, identify.deflate && limits.deflate)
+    }
+
+    /// Shown even where there is no deflate.
+    fn deflate_level(&self, identify: &Identify) -> u32 {
+        let (_, deflate) = self.compressions(identify);
+        let asked = u32::try_from(identify.deflate_level).ok().filter(|level| deflate && *level > 0);
+        asked.unwrap_or(DEFLATE_LEVEL).min(self.facts.limits.max_deflate_level)
     }
 
     fn identify_limits(&self) -> IdentifyLimits {
@@ -180,21 +252,18 @@ impl Session {
     }
 
     /// The output buffer is echoed as asked: a node flushes when it is idle, so no value makes it wait.
-    fn reply(&self, identify: &Identify) -> Vec<u8> {
+    fn reply(&self, identify: &Identify, granted: Granted) -> Vec<u8> {
         let limits = &self.facts.limits;
         let reply = IdentifyReply {
             max_rdy_count: limits.max_rdy_count,
             version: self.facts.version,
             max_msg_timeout: millis(limits.max_msg_timeout),
             msg_timeout: millis(identify.msg_timeout),
-            tls_v1: false,
-            deflate: false,
-            deflate_level: u32::try_from(identify.deflate_level)
-                .ok()
-                .filter(|level| *level > 0)
-                .map_or(DEFLATE_LEVEL, |level| level.min(DEFLATE_LEVEL)),
-            max_deflate_level: DEFLATE_LEVEL,
-            snappy: false,
+            tls_v1: granted.tls,
+            deflate: matches!(granted.compression, Some(Compression::Deflate { .. })),
+            deflate_level: self.deflate_level(identify),
+            max_deflate_level: limits.max_deflate_level,
+            snappy: granted.compression == Some(Compression::Snappy),
             sample_rate: identify.sample_rate,
             auth_required: self.facts.auth.is_some(),
             output_buffer_size: identify.output_buffer_size,
@@ -215,6 +284,8 @@ mod tests {
             limits: Limits::default(),
             version: "1.3.0",
             place: Place::default(),
+            doorkeeper: None,
+            tls_required: false,
             auth: None,
         }))
     }
@@ -237,7 +308,9 @@ mod tests {
         let mut session = session();
         let effect =
             session.handle(Command::Identify { body: br#"{"feature_negotiation":true,"tls_v1":true}"# });
-        let Ok(Effect::Identified(_, reply)) = effect else { panic!("{effect:?}") };
+        let Ok(Effect::Identified(_, reply, Granted { tls: false, compression: None })) = effect else {
+            panic!("{effect:?}")
+        };
         let expected = r#"{"max_rdy_count":2500,"version":"1.3.0","max_msg_timeout":900000,"msg_timeout":60000,"tls_v1":false,"deflate":false,"deflate_level":6,"max_deflate_level":6,"snappy":false,"sample_rate":0,"auth_required":false,"output_buffer_size":16384,"output_buffer_timeout":250,"topology_region":"","topology_zone":""}"#;
         assert_eq!(String::from_utf8_lossy(&reply), expected);
     }
@@ -258,5 +331,23 @@ mod tests {
         let body = br#"{"snappy":true,"deflate":true,"feature_negotiation":true}"#;
         let refused = session().handle(Command::Identify { body });
         assert!(refused.is_err_and(|error| error.code == "E_IDENTIFY_FAILED"));
+    }
+
+    #[test]
+    fn a_compression_is_granted_once_and_only_when_negotiating() {
+        let granted = |session: &mut Session, body: &str| {
+            let effect = session.handle(Command::Identify { body: body.as_bytes() });
+            let Ok(Effect::Identified(_, reply, granted)) = effect else { panic!("{effect:?}") };
+            (granted.compression, String::from_utf8(reply).unwrap())
+        };
+        let mut session = session();
+        assert_eq!(granted(&mut session, r#"{"snappy":true}"#), (None, "OK".to_owned()));
+        let (deflate, reply) =
+            granted(&mut session, r#"{"deflate":true,"deflate_level":9,"feature_negotiation":true}"#);
+        assert_eq!(deflate, Some(Compression::Deflate { level: 6 }));
+        assert!(reply.contains(r#""deflate":true,"deflate_level":6,"max_deflate_level":6,"snappy":false"#));
+        let (again, reply) = granted(&mut session, r#"{"snappy":true,"feature_negotiation":true}"#);
+        assert_eq!(again, None);
+        assert!(reply.contains(r#""deflate":false"#) && reply.contains(r#""snappy":false"#));
     }
 }

@@ -21,6 +21,7 @@ use super::{query::Query, reply::ApiError, serve::Asker};
 use crate::{
     HttpGuard,
     auth::{self, Auth, Decision, Undecided},
+    layers::Layered,
 };
 
 /// Decisions of servers that are remembered; each is a grant, most of them small.
@@ -83,7 +84,10 @@ impl Guard {
             return Ok(decision);
         }
         let Some(Asker(peer)) = request.extensions.get::<Asker>().copied() else { return Err(Undecided) };
-        let asker = auth::Asker { ip: peer.ip(), tls: false, common_name: String::new() };
+        let session = request.extensions.get::<Layered>().and_then(Layered::session);
+        let tls = session.is_some();
+        let common_name = session.map(|session| session.common_name).unwrap_or_default();
+        let asker = auth::Asker { ip: peer.ip(), tls, common_name };
         let mut digest = digest::Context::new(&digest::SHA256);
         digest.update(format!("{asker:?} ").as_bytes());
         digest.update(secret);

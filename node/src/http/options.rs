@@ -108,7 +108,9 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "nsqlookupd_tcp_addresses" => json!(live.lookups.addresses()),
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.map(|address| address.to_string()).unwrap_or_default()),
-        "https_address" | "tls_cert" | "tls_key" => json!(""),
+        "https_address" => json!(config.https_address.map(|address| address.to_string()).unwrap_or_default()),
+        "tls_cert" => json!(config.tls.cert.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default()),
+        "tls_key" => json!(config.tls.key.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default()),
         "broadcast_address" => json!(config.broadcast_address()),
         "broadcast_tcp_port" => json!(config.broadcast_tcp_port.unwrap_or_default()),
         "broadcast_http_port" => json!(config.broadcast_http_port.unwrap_or_default()),
@@ -122,7 +124,7 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "max_output_buffer_size" => json!(limits.max_output_buffer_size),
         "mem_queue_size" => json!(limits.mem_queue_size),
         "max_bytes_per_file" => json!(config.journal.segment_size),
-        "max_deflate_level" => json!(6),
+        "max_deflate_level" => json!(limits.max_deflate_level),
         "msg_timeout" => nanoseconds(limits.msg_timeout),
         "max_msg_timeout" => nanoseconds(limits.max_msg_timeout),
         "max_req_timeout" => nanoseconds(limits.max_req_timeout),
@@ -131,7 +133,8 @@ fn value(config: &Config, live: &LiveOptions, option: &str) -> Option<Value> {
         "max_output_buffer_timeout" => nanoseconds(limits.max_output_buffer_timeout),
         "min_output_buffer_timeout" => nanoseconds(limits.min_output_buffer_timeout),
         "output_buffer_timeout" => nanoseconds(limits.output_buffer_timeout),
-        "deflate" | "snappy" => json!(false),
+        "deflate" => json!(limits.deflate),
+        "snappy" => json!(limits.snappy),
         "auth_http_addresses" => {
             json!(config.auth.servers.iter().map(|server| &server.text).collect::<Vec<_>>())
         }

@@ -19,7 +19,11 @@ use axum::{
 };
 use tower::ServiceExt;
 
-use super::{HttpState, guard::Guard, reply::ApiError};
+use super::{
+    HttpState,
+    guard::Guard,
+    reply::{self, ApiError},
+};
 use crate::env::WallClock;
 
 /// Collects routes for axum and for the table at once, so that the two cannot differ.
@@ -48,7 +52,7 @@ impl Routes {
     /// The routes, ready to answer.
     pub(super) fn into_app(self, state: HttpState) -> App {
         let (wall, guard) = (Arc::clone(&state.env.wall), state.guard.clone());
-        App { router: self.router.with_state(state), table: self.table, wall, guard }
+        App { router: self.router.with_state(state), table: self.table, wall, guard, refusing: None }
     }
 
     fn on<H, T>(mut self, method: Method, filter: MethodFilter, path: &'static str, handler: H) -> Self
@@ -67,12 +71,31 @@ pub(super) struct App {
     router: Router,
     table: Table,
     wall: Arc<dyn WallClock>,
+    /// The port of HTTPS, where every request is sent there.
+    refusing: Option<u16>,
     guard: Option<Arc<Guard>>,
 }
 
 impl App {
+    /// Refuses every request from now on, and names the port where it would not be.
+    pub(super) fn refusing(mut self, https_port: u16) -> Self {
+        self.refusing = Some(https_port);
+        self
+    }
+
     pub(super) async fn answer(&self, request: Request) -> Response {
-        let mut response = match self.table.find(request.method(), request.uri().path()) {
+        let mut response = match self.refusing {
+            Some(https_port) => tls_required(https_port),
+            None => self.route(request).await,
+        };
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.wall.now())) {
+            response.headers_mut().insert(DATE, date);
+        }
+        response
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        match self.table.find(request.method(), request.uri().path()) {
             Match::Serve => self.serve(request).await,
             Match::Redirect(path) => redirect(&request, path),
             Match::Options(allow) => with_allow(StatusCode::OK.into_response(), &allow),
@@ -82,11 +105,7 @@ impl App {
                 with_allow(ApiError { status, code }.into_response(), &allow)
             }
             Match::NotFound => ApiError::absent("NOT_FOUND").into_response(),
-        };
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.wall.now())) {
-            response.headers_mut().insert(DATE, date);
         }
-        response
     }
 
     async fn serve(&self, request: Request) -> Response {
@@ -102,6 +121,14 @@ impl App {
             Err(never) => match never {},
         }
     }
+}
+
+/// Tells a client of plain HTTP to come by TLS, to the letter: nsqadmin and others read the port.
+fn tls_required(https_port: u16) -> Response {
+    let body = format!(r#"{{"message": "TLS_REQUIRED", "https_port": {https_port}}}"#);
+    let mut response = reply::json_bytes(Body::from(body));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
 }
 
 /// Sends the client to the right spelling of its path, with its query.

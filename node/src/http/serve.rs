@@ -22,6 +22,7 @@ use super::{
 use crate::{
     env::{Conn, Listener, Spawn},
     exit::Exiting,
+    layers::{Doorkeeper, Layered, Stack, wrap},
 };
 
 /// How long a connection may be idle between two requests. It is long because closing races with the next
@@ -35,10 +36,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// Which API a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Face {
     /// All of it.
     Node,
+    /// A refusal for every request, with the port where HTTPS is served: all of it is for those who come by TLS.
+    Refusing {
+        /// 0 if there is none.
+        https_port: u16,
+    },
+    /// All of it, inside of TLS.
+    Secure(Arc<Doorkeeper>),
     /// nsqlookupd's alone.
     Lookup,
 }
@@ -54,22 +62,28 @@ pub(super) struct Asker(pub(super) SocketAddr);
 /// sockets belong to it.
 pub(crate) async fn serve(listener: Box<dyn Listener>, state: HttpState, face: Face, shutdown: Exiting) {
     let background = Arc::clone(&state.env.background);
+    let doorkeeper = match &face {
+        Face::Secure(doorkeeper) => Some(Arc::clone(doorkeeper)),
+        Face::Node | Face::Refusing { .. } | Face::Lookup => None,
+    };
     let max = state.config.limits.max_http_connections;
     let app = Arc::new(match face {
-        Face::Node => app(state),
+        Face::Node | Face::Secure(_) => app(state),
+        Face::Refusing { https_port } => app(state).refusing(https_port),
         Face::Lookup => lookup_app(state),
     });
     let service = service_fn(move |request: Request<Incoming>| {
         let app = Arc::clone(&app);
         async move { Ok(app.answer(request.map(Body::new)).await) }
     });
-    serve_with(listener, service, &*background, shutdown, max).await;
+    serve_with(listener, doorkeeper, service, &*background, shutdown, max).await;
 }
 
 /// Takes up to `max` connections at once. Further ones are closed as they come, which a client sees at once;
 /// waiting would leave it in the dark.
 async fn serve_with<S, F>(
     mut listener: Box<dyn Listener>,
+    doorkeeper: Option<Arc<Doorkeeper>>,
     service: S,
     background: &dyn Spawn,
     shutdown: Exiting,
@@ -98,9 +112,10 @@ async fn serve_with<S, F>(
             tracing::debug!(%peer, limit = max, "too many HTTP connections, this one is closed");
             continue;
         };
+        let Some((conn, layered)) = secured(conn, doorkeeper.as_deref()) else { continue };
         let (service, shutdown) = (service.clone(), shutdown.clone());
         background.spawn(Box::pin(async move {
-            converse(conn, peer, service, shutdown).await;
+            converse(conn, layered, peer, service, shutdown).await;
             drop(slot);
         }));
     }
@@ -111,8 +126,24 @@ async fn serve_with<S, F>(
     }
 }
 
+/// The connection as requests come over it: inside of TLS where there is a doorkeeper. The handshake is made when
+/// the first request is read, and has a time limit of its own.
+fn secured(conn: Conn, doorkeeper: Option<&Doorkeeper>) -> Option<(Conn, Option<Layered>)> {
+    let Some(doorkeeper) = doorkeeper else { return Some((conn, None)) };
+    match doorkeeper.handshake() {
+        Ok(tls) => {
+            let (conn, layered) = wrap(conn, Stack::tls(tls));
+            Some((conn, Some(layered)))
+        }
+        Err(why) => {
+            tracing::warn!("an HTTPS connection cannot be served: {why}");
+            None
+        }
+    }
+}
+
 /// Answers the requests of one connection until it ends.
-async fn converse<S, F>(conn: Conn, peer: SocketAddr, service: S, shutdown: Exiting)
+async fn converse<S, F>(conn: Conn, layered: Option<Layered>, peer: SocketAddr, service: S, shutdown: Exiting)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future = F>,
     F: Future<Output = Result<Response, Infallible>>,
@@ -121,6 +152,9 @@ where
     let io = TokioIo::new(Impatient::new(conn, phase.clone(), shutdown.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Asker(peer));
+        if let Some(layered) = &layered {
+            request.extensions_mut().insert(layered.clone());
+        }
         phase.turn();
         let (answer, phase) = (service.call(request), phase.clone());
         async move {
@@ -222,7 +256,8 @@ mod tests {
                 }
             });
             TokioSpawn.spawn(Box::pin(async move {
-                serve_with(Box::new(Door(conns)), service, &TokioSpawn, shutdown, CONNECTIONS_MAX).await;
+                let door = Box::new(Door(conns));
+                serve_with(door, None, service, &TokioSpawn, shutdown, CONNECTIONS_MAX).await;
                 let _ = end.send(());
             }));
             Self { door, stop, ended }

@@ -241,6 +241,8 @@ pub(super) mod example {
             sample_rate: 0,
             topology_region: String::new(),
             topology_zone: String::new(),
+            compression: None,
+            tls: None,
             pub_counts: Vec::new(),
             identity: None,
         }

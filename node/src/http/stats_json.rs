@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
 use bruit_gossip::NodeId;
+use bruit_wire::compress::Compression;
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -187,19 +188,20 @@ impl<'a> ClientJson<'a> {
             requeue_count: client.requeue_count,
             connect_ts: unix_seconds(client.connected),
             sample_rate: client.sample_rate,
-            deflate: false,
-            snappy: false,
+            deflate: matches!(client.compression, Some(Compression::Deflate { .. })),
+            snappy: client.compression == Some(Compression::Snappy),
             user_agent: &client.user_agent,
             authed: client.identity.as_ref().map(|_| true),
             auth_identity: client.identity.as_ref().map_or("", |identity| &identity.name),
             auth_identity_url: client.identity.as_ref().map_or("", |identity| &identity.url),
             topology_zone: &client.topology_zone,
             topology_region: &client.topology_region,
-            tls: false,
-            tls_cipher_suite: "",
-            tls_version: "",
+            tls: client.tls.is_some(),
+            tls_cipher_suite: client.tls.as_ref().map(|(_, suite)| suite.as_str()).unwrap_or_default(),
+            tls_version: client.tls.as_ref().map(|(version, _)| *version).unwrap_or_default(),
             tls_negotiated_protocol: "",
-            tls_negotiated_protocol_is_mutual: false,
+            // Go says so of every handshake.
+            tls_negotiated_protocol_is_mutual: client.tls.is_some(),
             pub_counts: counts
                 .map(|(topic, count)| PubCount { topic: topic.as_str(), count: *count })
                 .collect(),

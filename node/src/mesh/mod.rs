@@ -32,6 +32,7 @@ use bruit_gossip::{About, Identity, Input, Keyring, Mesh, Name, NodeId, Peer, Se
 use bruit_wire::{TopicName, peer::Purpose};
 use tokio::{sync::oneshot, time::Instant};
 
+pub use self::keys::KeysError;
 pub(crate) use self::quic::PeerStream;
 use self::{
     core::{Core, Dropped, State},
@@ -40,9 +41,8 @@ use self::{
     seeds::Seeds,
     socket::Datagrams,
 };
-pub use self::{keys::KeysError, tls::TlsError};
 pub(crate) use self::{report::MeshReport, seeds::JoinError};
-use crate::{Config, Role, broker::Broker, data, env::Env, exit::Exiting};
+use crate::{Config, Role, TlsError, broker::Broker, data, env::Env, exit::Exiting};
 
 /// The rest of the node's way to the mesh. Cheap to clone.
 #[derive(Clone)]

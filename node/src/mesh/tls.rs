@@ -13,12 +13,7 @@
 //! resumption by which a key that was removed could live on. Nodes of other clusters fail already in the
 //! handshake, since ALPN names the cluster too.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use bruit_gossip::{Keyring, NodeId, Secret};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -34,7 +29,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
     time_provider::TimeProvider,
@@ -42,49 +37,17 @@ use rustls::{
 
 use crate::{
     MeshConfig, Pki,
-    env::{Env, Open, WallClock},
+    certificates::{TlsError, Wall, certificates, private_key, unfit},
+    env::Env,
 };
 
 /// What follows the node's id in the name that a certificate gives it.
 const DOMAIN: &str = ".node.bruit";
-/// No file of certificates is read beyond this, bytes.
-const FILE_MAX: usize = 1024 * 1024;
 /// PKCS #8 version 1 around the 32 bytes of an Ed25519 key (RFC 8410, section 7).
 const ED25519_PKCS8: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 /// When derived certificates are looked at: any moment will do, as they are valid for ever.
 const ANY_TIME: Duration = Duration::from_secs(1_700_000_000);
-
-/// Why there are no certificates to begin with.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read.
-    #[error("cannot read --{flag} {path}: {error}")]
-    Unreadable {
-        /// The flag that named it.
-        flag: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the disk said.
-        error: io::Error,
-    },
-    /// A file holds something else than it should, or what other nodes would not accept.
-    #[error("--{flag} {path}: {reason}")]
-    Unfit {
-        /// The flag that named it.
-        flag: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The environment's cryptography lacks what is needed.
-    #[error("the certificate of this node cannot be made: {reason}")]
-    Unmade {
-        /// What went wrong.
-        reason: String,
-    },
-}
 
 /// What a node needs to prove itself and to judge others.
 struct Material {
@@ -185,16 +148,13 @@ impl Material {
             let added = authorities.add(certificate);
             added.map_err(|error| unfit("mesh-ca-file", &pki.ca, plain(&error)))?;
         }
-        let key = read(env, "mesh-key-file", &pki.key).await?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
-            unfit("mesh-key-file", &pki.key, "no private key in PEM form is in it".to_owned())
-        })?;
+        let key = private_key(env, "mesh-key-file", &pki.key).await?;
         Ok(Self {
             authorities,
             chain: certificates(env, "mesh-cert-file", &pki.cert).await?,
             key,
             named: false,
-            time: Arc::new(Wall(Arc::clone(&env.wall))),
+            time: Arc::new(Wall::of(env)),
         })
     }
 
@@ -333,31 +293,6 @@ fn alpn(cluster_name: &str) -> Vec<u8> {
     format!("bruit/1/{hash}").into_bytes()
 }
 
-async fn certificates(
-    env: &Env,
-    flag: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(env, flag, path).await?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(unfit(flag, path, "no certificate in PEM form is in it, or one is damaged".to_owned())),
-    }
-}
-
-async fn read(env: &Env, flag: &'static str, path: &Path) -> Result<bytes::Bytes, TlsError> {
-    let content = async {
-        let file = env.disk.open(path, Open::Read).await?;
-        file.read_at(0, FILE_MAX).await
-    };
-    content.await.map_err(|error| TlsError::Unreadable { flag, path: path.to_owned(), error })
-}
-
-fn unfit(flag: &'static str, path: &Path, reason: String) -> TlsError {
-    TlsError::Unfit { flag, path: path.to_owned(), reason }
-}
-
 /// What is wrong with a certificate, without the words that suit only a handshake.
 fn plain(error: &rustls::Error) -> String {
     match error {
@@ -430,21 +365,6 @@ struct Fixed(Duration);
 impl TimeProvider for Fixed {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(self.0))
-    }
-}
-
-/// The node's wall clock.
-struct Wall(Arc<dyn WallClock>);
-
-impl std::fmt::Debug for Wall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wall")
-    }
-}
-
-impl TimeProvider for Wall {
-    fn current_time(&self) -> Option<UnixTime> {
-        self.0.now().duration_since(UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
     }
 }
 

@@ -22,7 +22,7 @@ const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Why a reply is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrantError {
-    /// It is longer than [`REPLY_MAX`](super::REPLY_MAX).
+    /// It is longer than [`REPLY_MAX`].
     #[error("the reply is longer than {REPLY_MAX} bytes")]
     Long,
     /// It is no JSON, or not of the right shape.

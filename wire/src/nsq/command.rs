@@ -127,6 +127,8 @@ impl FusedIterator for Bodies<'_> {}
 /// How far a connection has come. It decides which commands are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// TLS is insisted on and not there: nothing but `IDENTIFY` is allowed.
+    Insecure,
     /// Not subscribed: a producer, or a consumer that has only connected.
     Init,
     /// `SUB` succeeded.

@@ -103,7 +103,7 @@ impl Decoder {
         }
         // These two are nearly all that a busy node reads, so they skip the splitting of lines.
         if let Some(id) = plain_finish(input)
-            && rules.phase != Phase::Init
+            && matches!(rules.phase, Phase::Subscribed | Phase::Closing)
         {
             (self.need, self.scanned) = (Need::COMMAND, 0);
             return Ok(Decoded::Command { command: Command::Finish { id }, consumed: FINISH_LINE_LEN });
@@ -165,6 +165,9 @@ impl Decoder {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut params = Params(Some(line));
         let word = params.next().unwrap_or_default();
+        if rules.phase == Phase::Insecure && word != b"IDENTIFY" {
+            return Err(ClientError::tls_required(word));
+        }
         let command = match word {
             b"PUB" => {
                 let topic = topic_param("PUB", &mut params)?;
@@ -275,7 +278,7 @@ fn credentials<'b>(
     rules: &Rules,
 ) -> Result<Found<'b>, ClientError> {
     let command = if word == b"AUTH" { "AUTH" } else { "IDENTIFY" };
-    if rules.phase != Phase::Init {
+    if !matches!(rules.phase, Phase::Init | Phase::Insecure) {
         return Err(ClientError::wrong_state(command));
     }
     if command == "AUTH" && params.next().is_some() {
@@ -306,7 +309,7 @@ fn subscribe<'b>(mut params: Params<'b>, rules: &Rules) -> Result<Command<'b>, C
 
 fn ready<'b>(mut params: Params<'b>, rules: &Rules) -> Result<Command<'b>, ClientError> {
     match rules.phase {
-        Phase::Init => return Err(ClientError::wrong_state("RDY")),
+        Phase::Init | Phase::Insecure => return Err(ClientError::wrong_state("RDY")),
         Phase::Closing => return Ok(Command::Nop),
         Phase::Subscribed => {}
     }
@@ -340,7 +343,11 @@ fn id_param<'b>(
 }
 
 fn subscribed(command: &'static str, rules: &Rules) -> Result<(), ClientError> {
-    if rules.phase == Phase::Init { Err(ClientError::wrong_state(command)) } else { Ok(()) }
+    if matches!(rules.phase, Phase::Init | Phase::Insecure) {
+        Err(ClientError::wrong_state(command))
+    } else {
+        Ok(())
+    }
 }
 
 fn topic_param<'b>(command: &'static str, params: &mut Params<'b>) -> Result<&'b str, ClientError> {

@@ -65,10 +65,10 @@ pub(super) struct Replies {
 }
 
 impl Protocol {
-    /// The protocol, for one connection that publishes to `topic`.
-    pub(super) fn dialect(self, topic: &str) -> Box<dyn Dialect> {
+    /// The protocol, for one connection that publishes to `topic`; NSQ's goes inside of TLS if `tls` is set.
+    pub(super) fn dialect(self, topic: &str, tls: bool) -> Box<dyn Dialect> {
         match self {
-            Self::Nsq => Box::new(Nsq::new(topic)),
+            Self::Nsq => Box::new(Nsq::new(topic, tls)),
             Self::Redis => Box::new(Redis::new(topic)),
             Self::Nats => Box::new(Nats::new(topic)),
         }
@@ -141,7 +141,7 @@ mod tests {
         for (protocol, batch) in
             [(Protocol::Nsq, 1), (Protocol::Nsq, 3), (Protocol::Redis, 1), (Protocol::Nats, 1)]
         {
-            let command = protocol.dialect("topic").command(&blank(50), batch).unwrap();
+            let command = protocol.dialect("topic", false).command(&blank(50), batch).unwrap();
             let unstamped = command.bytes.clone();
             let mut template = Template::new(command, 2).unwrap();
             for slot in 0..2 {

@@ -72,6 +72,7 @@ pub(super) fn measure(args: &E2eArgs) -> Result<Report> {
         batch: 1,
         pipeline: 1000,
         write_each: false,
+        tls: false,
     };
     let address = &args.server.nsqd_tcp_address;
     let arrivals = Arrivals::new(total, args.idle_timeout);

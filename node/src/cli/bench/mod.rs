@@ -30,6 +30,7 @@ mod report;
 mod socket;
 mod subscribe;
 mod tally;
+mod tls;
 
 use std::{process::ExitCode, thread::ScopedJoinHandle};
 

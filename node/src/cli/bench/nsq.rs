@@ -22,20 +22,21 @@ pub(super) const FRAME_SIZE_MAX: usize = 33 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Nsq {
     topic: String,
+    tls: bool,
     decoder: FrameDecoder,
 }
 
 impl Nsq {
-    /// For one connection that publishes to `topic`.
-    pub(super) fn new(topic: &str) -> Self {
-        Self { topic: topic.to_owned(), decoder: FrameDecoder::new(FRAME_SIZE_MAX) }
+    /// For one connection that publishes to `topic`, inside of TLS if `tls` is set.
+    pub(super) fn new(topic: &str, tls: bool) -> Self {
+        Self { topic: topic.to_owned(), tls, decoder: FrameDecoder::new(FRAME_SIZE_MAX) }
     }
 }
 
 impl Dialect for Nsq {
     fn open(&mut self, socket: &mut Socket) -> Result<()> {
         TopicName::new(&self.topic).with_context(|| format!("--topic {:?}", self.topic))?;
-        hello(socket).map(drop)
+        hello(socket, self.tls).map(drop)
     }
 
     fn command(&self, body: &[u8], batch: usize) -> Result<Command> {
@@ -81,20 +82,31 @@ impl Dialect for Nsq {
 pub(super) struct Granted {
     /// Largest RDY.
     pub(super) max_rdy_count: u64,
+    #[serde(default)]
+    tls_v1: bool,
 }
 
-/// Opens the protocol on a fresh connection.
+/// Opens the protocol on a fresh connection, with TLS if `tls` is set.
 ///
 /// # Errors
-/// The server refuses, or speaks something else.
-pub(super) fn hello(socket: &mut Socket) -> Result<Granted> {
+/// The server refuses, has no TLS, or speaks something else.
+pub(super) fn hello(socket: &mut Socket, tls: bool) -> Result<Granted> {
     let mut out = MAGIC_V2.to_vec();
-    let identity = br#"{"client_id":"bench","user_agent":"bruit-bench","feature_negotiation":true}"#;
-    put_identify(&mut out, identity);
+    let identity = format!(
+        r#"{{"client_id":"bench","user_agent":"bruit-bench","feature_negotiation":true,"tls_v1":{tls}}}"#
+    );
+    put_identify(&mut out, identity.as_bytes());
     socket.send(&out)?;
     let reply = response(socket).context("the server refused IDENTIFY")?;
-    serde_json::from_slice(&reply)
-        .context("the server answered IDENTIFY with something else than its settings")
+    let granted: Granted = serde_json::from_slice(&reply)
+        .context("the server answered IDENTIFY with something else than its settings")?;
+    if tls {
+        ensure!(granted.tls_v1, "the server has no TLS: give it --tls-cert and --tls-key");
+        socket.encrypt()?;
+        let reply = response(socket).context("the handshake failed")?;
+        ensure!(reply == b"OK", "the server answered TLS with {:?}", String::from_utf8_lossy(&reply));
+    }
+    Ok(granted)
 }
 
 /// Subscribes to a channel; nothing is delivered before the first RDY.
@@ -104,7 +116,7 @@ pub(super) fn hello(socket: &mut Socket) -> Result<Granted> {
 pub(super) fn subscribe(socket: &mut Socket, topic: &str, channel: &str, rdy: u64) -> Result<()> {
     TopicName::new(topic).with_context(|| format!("--topic {topic:?}"))?;
     ChannelName::new(channel).with_context(|| format!("--channel {channel:?}"))?;
-    let granted = hello(socket)?;
+    let granted = hello(socket, false)?;
     let max = granted.max_rdy_count;
     ensure!(rdy <= max, "the server grants RDY {max} at most: lower --rdy, or raise its --max-rdy-count");
     let mut out = Vec::new();
@@ -147,7 +159,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_are_counted_across_reads_and_heartbeats() {
-        let mut nsq = Nsq::new("t");
+        let mut nsq = Nsq::new("t", false);
         let mut owed = Vec::new();
         let input = [&OK_FRAME[..], &HEARTBEAT_FRAME[..], &OK_FRAME[..], &OK_FRAME[..7]].concat();
         let replies = nsq.replies(&input, &mut owed).unwrap();
@@ -159,7 +171,7 @@ mod tests {
     fn a_refusal_is_an_error_that_tells_the_servers_words() {
         let mut input = OK_FRAME.to_vec();
         put_frame(&mut input, FrameType::Error, b"E_PUB_FAILED PUB failed exiting");
-        let error = Nsq::new("t").replies(&input, &mut Vec::new()).unwrap_err();
+        let error = Nsq::new("t", false).replies(&input, &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("E_PUB_FAILED"), "{error}");
     }
 }

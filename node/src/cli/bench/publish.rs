@@ -94,7 +94,7 @@ fn publish_all(args: &PubArgs, publishers: Vec<Publisher>, start: Instant) -> Re
 }
 
 fn describe(args: &PubArgs) -> String {
-    let PublishArgs { size, connections, batch, pipeline, write_each } = &args.publish;
+    let PublishArgs { size, connections, batch, pipeline, write_each, tls } = &args.publish;
     let command = match (args.protocol, batch) {
         (Protocol::Nsq, 1) => "PUB".to_owned(),
         (Protocol::Nsq, _) => format!("MPUB x{batch}"),
@@ -104,5 +104,6 @@ fn describe(args: &PubArgs) -> String {
     let pace =
         args.rate.map_or_else(|| format!("{pipeline} in flight each"), |rate| format!("{rate} a second"));
     let writes = if *write_each { ", one write each" } else { "" };
-    format!("{command}, {size} B, {connections} connections, {pace}{writes}")
+    let tls = if *tls { ", TLS" } else { "" };
+    format!("{command}, {size} B, {connections} connections, {pace}{writes}{tls}")
 }

@@ -45,6 +45,9 @@ pub(super) struct PublishArgs {
     /// as the pipeline has room for
     #[arg(long)]
     pub(super) write_each: bool,
+    /// Publishes inside of TLS (NSQ's protocol without --rate only); takes any certificate
+    #[arg(long)]
+    pub(super) tls: bool,
 }
 
 /// How long a connection goes on.
@@ -92,10 +95,11 @@ impl PublishArgs {
         topic: &str,
         run: u32,
     ) -> Result<Vec<Publisher>> {
+        ensure!(!self.tls || protocol == Protocol::Nsq, "--tls is for --protocol nsq only");
         (0..self.connections)
             .map(|publisher| {
                 let mut socket = Socket::connect(address)?;
-                let mut dialect = protocol.dialect(topic);
+                let mut dialect = protocol.dialect(topic, self.tls);
                 dialect.open(&mut socket)?;
                 let command = dialect.command(&blank(self.size), self.batch as usize)?;
                 let template = Template::new(command, self.pipeline as usize)?;
@@ -371,7 +375,8 @@ mod tests {
 
     #[test]
     fn shares_are_whole_commands_and_add_up() {
-        let args = PublishArgs { size: 200, connections: 3, batch: 100, pipeline: 1, write_each: false };
+        let args =
+            PublishArgs { size: 200, connections: 3, batch: 100, pipeline: 1, write_each: false, tls: false };
         assert_eq!(args.shares(1000), [4, 3, 3]);
         assert_eq!(args.shares(1001), [4, 4, 3]);
         assert_eq!(args.shares(0), [0, 0, 0]);

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::tls::Tls;
+
 /// Room for one read. Large, so that a busy server costs the client few system calls.
 const READ_SIZE: usize = 512 * 1024;
 
@@ -36,6 +38,7 @@ pub(super) enum Received {
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
+    tls: Option<Tls>,
     inbox: Vec<u8>,
     start: usize,
     end: usize,
@@ -57,14 +60,27 @@ impl Socket {
             .with_context(|| format!("cannot reach a server at {address}: is one running?"))?;
         stream.set_nodelay(true).context("cannot turn off Nagle's algorithm")?;
         stream.set_read_timeout(Some(READ_PATIENCE)).context("cannot set a read time-out")?;
-        Ok(Self { stream, inbox: vec![0; READ_SIZE], start: 0, end: 0 })
+        Ok(Self { stream, tls: None, inbox: vec![0; READ_SIZE], start: 0, end: 0 })
+    }
+
+    /// Encrypts everything from now on. Nothing may be unread.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(super) fn encrypt(&mut self) -> Result<()> {
+        let address = self.stream.peer_addr().context("the connection is gone")?;
+        let tls = self.tls.insert(Tls::begin(address)?);
+        tls.send(b"", &mut self.stream).context("the handshake failed")
     }
 
     /// A second handle, for another thread to send with.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// No descriptor is left, or the connection is encrypted, which only one thread can do.
     pub(super) fn sender(&self) -> io::Result<Sender> {
+        if self.tls.is_some() {
+            return Err(io::Error::other("a schedule (--rate) and --tls do not go together"));
+        }
         Ok(Sender { stream: self.stream.try_clone()? })
     }
 
@@ -73,7 +89,10 @@ impl Socket {
     /// # Errors
     /// The connection is broken.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => tls.send(bytes, &mut self.stream),
+        }
     }
 
     /// Says that nothing more will be sent.
@@ -99,6 +118,7 @@ impl Socket {
         }
         match self.stream.read(&mut self.inbox[self.end..]) {
             Ok(0) => Ok(Received::Closed),
+            Ok(read) if self.tls.is_some() => self.decrypt(read),
             Ok(read) => {
                 self.end += read;
                 Ok(Received::Bytes)
@@ -110,6 +130,23 @@ impl Socket {
                 _ => Err(error),
             },
         }
+    }
+
+    /// Puts what the last `read` bytes mean in their place.
+    fn decrypt(&mut self, read: usize) -> io::Result<Received> {
+        let (Some(tls), mut plain) = (&mut self.tls, Vec::with_capacity(read)) else {
+            return Ok(Received::Nothing);
+        };
+        tls.receive(&self.inbox[self.end..self.end + read], &mut plain)?;
+        // A handshake has something to say to what it has heard. Plain bytes are fewer than encrypted ones.
+        tls.send(b"", &mut self.stream)?;
+        let end = self.end + plain.len();
+        if end > self.inbox.len() {
+            self.inbox.resize(end, 0);
+        }
+        self.inbox[self.end..end].copy_from_slice(&plain);
+        self.end = end;
+        Ok(if plain.is_empty() { Received::Nothing } else { Received::Bytes })
     }
 
     /// What was received and not consumed yet.

@@ -93,7 +93,7 @@ fn arg(setting: &'static Setting, defaults: &Config) -> Arg {
             arg.help(format!("{}{default}", setting.help))
         }
         Effect::Secret { .. } => arg.help(setting.help),
-        Effect::Ignored(_) | Effect::Refused(_) => arg.hide(true),
+        Effect::Ignored(_) => arg.hide(true),
     }
 }
 

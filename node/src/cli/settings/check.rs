@@ -7,7 +7,7 @@ use bruit_gossip::{ADDRESSES_MAX, TEXT_MAX};
 use super::{
     auth, figures,
     form::{Form, GoDuration, Size},
-    mesh,
+    mesh, tls,
 };
 use crate::{
     config::{Config, JournalConfig, Limits},
@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config) -> Vec<String> {
     let silence = config.classic.inactive_producer_timeout;
     at_least("inactive-producer-timeout", silence, Duration::from_secs(1), &mut problems);
     journal(&config.journal, &mut problems);
+    tls::check(config, &mut problems);
     auth::check(&config.auth, &mut problems);
     figures::check(config, &mut problems);
     problems
@@ -46,6 +47,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         ("--tcp-address", Some(config.tcp_address)),
         ("--http-address", config.http_address),
         ("--lookupd-http-address", config.mesh.lookupd_http_address),
+        ("--https-address", config.https_address.filter(|_| config.tls.is_on())),
         ("--lookupd-listen-tcp-address", config.classic.listen),
     ];
     for (place, (flag, address)) in listeners.iter().enumerate() {

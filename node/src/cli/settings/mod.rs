@@ -13,6 +13,7 @@ mod form;
 mod mesh;
 mod persona;
 mod table;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -181,23 +182,21 @@ fn apply(persona: Persona, texts: &Texts, warnings: &mut Vec<String>) -> Result<
     let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     for (setting, given) in SETTINGS.iter().filter_map(|setting| Some((setting, texts.get(setting.name)?))) {
         let name = given.name_of(setting);
-        match (&setting.effect, given.is_off(setting)) {
-            (Effect::Secret { .. }, _) if given.text.is_empty() => {}
-            (Effect::Secret { read, .. }, _) => match read(&given.text) {
+        match &setting.effect {
+            Effect::Secret { .. } if given.text.is_empty() => {}
+            Effect::Secret { read, .. } => match read(&given.text) {
                 Ok(secret) => secrets.push((secret, name, &given.origin)),
                 Err(problem) => problems.push(format!("{name}: {problem}")),
             },
-            (_, Err(problem)) => problems.push(format!("{name}: {:?} {problem}", given.text)),
-            (Effect::Applied { apply, .. }, _) => {
+            Effect::Applied { apply, .. } => {
                 if let Err(problem) = apply(&mut config, &given.text) {
                     problems.push(format!("{name}: {:?} {problem}", given.text));
                 }
             }
-            (Effect::Ignored(why), _) => warnings.push(format!("{name} has no effect here: {why}")),
-            (Effect::Refused(_), Ok(true)) => {}
-            (Effect::Refused(what_to_do), Ok(false)) => {
-                problems.push(format!("{name} cannot be honoured: {what_to_do}"));
+            Effect::Ignored(_) if setting.shape == Shape::Switch && !given.is_switch() => {
+                problems.push(format!("{name}: {:?} is neither true nor false", given.text));
             }
+            Effect::Ignored(why) => warnings.push(format!("{name} has no effect here: {why}")),
         }
     }
     if !problems.is_empty() {
@@ -205,6 +204,7 @@ fn apply(persona: Persona, texts: &Texts, warnings: &mut Vec<String>) -> Result<
     }
     config.mesh.secret = mesh::choose_secret(secrets)?;
     settle(&mut config, texts, warnings);
+    tls::settle(&mut config.tls, |name| texts.contains_key(name));
     mesh::settle(&mut config.mesh, |name| texts.contains_key(name));
     // Whoever names a port means that one.
     config.mesh.any_port &= !texts.contains_key("gossip-address") && !texts.contains_key("mesh-address");
@@ -245,7 +245,7 @@ fn rows(config: &Config, texts: &Texts) -> Vec<Row> {
             // What cannot be a flag is a row only where it is given: `--help` does not list it either.
             Effect::Secret { .. } if given.is_none() && setting.shape == Shape::Hidden => continue,
             Effect::Secret { show, .. } => given.map(|given| show(&given.text)).unwrap_or_default(),
-            Effect::Ignored(_) | Effect::Refused(_) => continue,
+            Effect::Ignored(_) => continue,
         };
         let origin = given.map_or(Origin::Default, |given| given.origin.clone());
         rows.push(Row { name: setting.name, value, origin });
@@ -272,16 +272,9 @@ impl Given {
         }
     }
 
-    /// Whether the text turns the setting off, for a switch by Go's rules.
-    fn is_off(&self, setting: &Setting) -> Result<bool, String> {
-        match self.text.as_str() {
-            "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => Ok(true),
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(false),
-            // nsqd's third way of --tls-required.
-            "tcp-https" if setting.name == "tls-required" => Ok(false),
-            _ if setting.shape == Shape::Switch => Err("is neither true nor false".to_owned()),
-            _ => Ok(false),
-        }
+    /// Whether the text turns a switch on or off, by Go's rules.
+    fn is_switch(&self) -> bool {
+        <figures::OnOff as form::Form<bool>>::parse(&self.text).is_ok()
     }
 }
 
@@ -387,7 +380,7 @@ mod tests {
 
     #[test]
     fn flags_of_nsqd_without_effect_are_accepted_and_say_so() {
-        let settings = resolve(&["--sync-every=1", "--snappy=false", "--worker-id=5"], &[]).unwrap();
+        let settings = resolve(&["--sync-every=1", "--node-id=7", "--worker-id=5"], &[]).unwrap();
         assert_eq!(settings.warnings.len(), 3);
         assert!(settings.warnings.iter().any(|line| line
             == "--sync-every has no effect here: messages are synced before they are acknowledged (see \
@@ -398,15 +391,6 @@ mod tests {
         let settings = resolve(&[&config], &[]).unwrap();
         assert!(settings.warnings[0].starts_with("id ("), "{:?}", settings.warnings);
         assert!(settings.rows.iter().all(|row| row.name != "node-id"));
-    }
-
-    #[test]
-    fn protection_that_cannot_be_given_stops_the_start() {
-        for flag in ["--tls-required", "--tls-required=tcp-https", "--tls-client-auth-policy=require"] {
-            refusal(&[flag], "put a TLS proxy in front");
-        }
-        refusal(&["--tls-required=maybe"], "is neither true nor false");
-        assert!(resolve(&["--tls-required=false"], &[]).unwrap().warnings.is_empty());
     }
 
     #[test]

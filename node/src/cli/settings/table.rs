@@ -12,6 +12,7 @@ use super::{
         PortOrSame, ProfileName, RelayMode, Rules, Size, Text, Texts,
     },
     mesh,
+    tls::{Policy, Required, Version},
 };
 use crate::config::{Config, Pki};
 
@@ -65,8 +66,6 @@ pub(super) enum Effect {
     },
     /// nsqd has it, here it means nothing: accepted with a warning that says why.
     Ignored(&'static str),
-    /// nsqd has it for protection that this node cannot give: refused unless it is turned off.
-    Refused(&'static str),
 }
 
 impl Setting {
@@ -109,17 +108,6 @@ const fn ignored(name: &'static str, shape: Shape, why: &'static str) -> Setting
     Setting { name, value_name: "VALUE", help: "", file_key: None, shape, effect: Effect::Ignored(why) }
 }
 
-const fn refused(name: &'static str, shape: Shape, what_to_do: &'static str) -> Setting {
-    Setting {
-        name,
-        value_name: "VALUE",
-        help: "",
-        file_key: None,
-        shape,
-        effect: Effect::Refused(what_to_do),
-    }
-}
-
 /// A file of the operator's own certificates; empty means none.
 macro_rules! pki {
     ($name:literal, $field:ident, $help:literal) => {
@@ -148,10 +136,6 @@ const SYNCED: &str = "messages are synced before they are acknowledged (see --du
 const SEGMENTS: &str = "the journal is kept in segments (see --segment-size)";
 const TIMERS: &str = "messages are timed one by one, not scanned for";
 const IDENTITY: &str = "a node draws its id once and keeps it in its data directory";
-const CLEAR_TEXT: &str = "TLS is not offered; clients are served in clear text";
-const COMPRESSION: &str = "compression is not offered; clients go on without it";
-const TLS: &str = "leave it out and put a TLS proxy in front; this node serves clear text only, and would not \
-                   protect what you meant to protect";
 
 /// The settings, in the order of `--help` and `config show`.
 #[rustfmt::skip] // A table reads by rows.
@@ -218,6 +202,22 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Publishes are refused while the disk has less room than this"),
     applied!("finish-delay", "TIME", GoDuration, Duration, journal.finish_delay,
         "How long a FIN waits to be written with others; a crash within it delivers again"),
+    applied!("tls-cert", "FILE", PathOrNone, One, tls.cert,
+        "Certificate (PEM, with its chain) for TLS and HTTPS; SIGHUP reads it again"),
+    applied!("tls-key", "FILE", PathOrNone, One, tls.key, "The key to it (PEM)"),
+    applied!("https-address", "ADDRESS", AddressOrOff, One, https_address,
+        "Where HTTPS is served, given a certificate; empty turns it off"),
+    applied!("tls-required", "HOW", Required, Switch, tls.required,
+        "true: nothing without TLS; tcp-https: plain HTTP stays open; false"),
+    applied!("tls-client-auth-policy", "POLICY", Policy, One, tls.client_auth,
+        "Certificates of clients: require (any) or require-verify. Implies --tls-required"),
+    applied!("tls-root-ca-file", "FILE", PathOrNone, One, tls.root_ca,
+        "Authorities for require-verify (PEM); the system's unless given"),
+    applied!("tls-min-version", "VERSION", Version, One, tls.min_version, "tls1.2 or tls1.3"),
+    applied!("snappy", "BOOL", OnOff, Switch, limits.snappy, "Clients may have snappy"),
+    applied!("deflate", "BOOL", OnOff, Switch, limits.deflate, "Clients may have deflate"),
+    applied!("max-deflate-level", "N", Count, One, limits.max_deflate_level,
+        "Highest level of deflate, 1 to 9"),
     applied!("max-connections", "N", Count, One, limits.max_connections,
         "Client connections; further ones are closed at once"),
     applied!("max-http-connections", "N", Count, One, limits.max_http_connections,
@@ -292,16 +292,6 @@ pub(super) static SETTINGS: &[Setting] = &[
          statsd").with_file_key("e2e_processing_latency_percentiles"),
     applied!("e2e-processing-latency-window-time", "TIME", GoDuration, Duration, latency.window,
         "How far back these quantiles look"),
-    refused("tls-required", Shape::Switch, TLS),
-    refused("tls-client-auth-policy", Shape::One, TLS),
-    ignored("tls-cert", Shape::One, CLEAR_TEXT),
-    ignored("tls-key", Shape::One, CLEAR_TEXT),
-    ignored("tls-min-version", Shape::One, CLEAR_TEXT),
-    ignored("tls-root-ca-file", Shape::One, CLEAR_TEXT),
-    ignored("https-address", Shape::One, CLEAR_TEXT),
-    ignored("deflate", Shape::Switch, COMPRESSION),
-    ignored("max-deflate-level", Shape::One, COMPRESSION),
-    ignored("snappy", Shape::Switch, COMPRESSION),
     ignored("sync-every", Shape::One, SYNCED),
     ignored("sync-timeout", Shape::Duration, SYNCED),
     ignored("max-bytes-per-file", Shape::One, SEGMENTS),

@@ -17,6 +17,21 @@ pub(super) const RULES: Rules = Rules {
 
 const SUBSCRIBED: Rules = Rules { phase: Phase::Subscribed, ..RULES };
 const CLOSING: Rules = Rules { phase: Phase::Closing, ..RULES };
+const INSECURE: Rules = Rules { phase: Phase::Insecure, ..RULES };
+
+#[test]
+fn without_the_tls_that_is_insisted_on_nothing_but_identify_is_heard() {
+    for line in ["NOP", "PUB t", "PUB", "SUB t c", "RDY 1", "FIN 0123456789abcdef", "CLS", "AUTH", "what", ""]
+    {
+        let input = format!("{line}\n");
+        let refused = Decoder::new().decode(input.as_bytes(), &INSECURE);
+        let word = line.split(' ').next().unwrap();
+        let text = format!("E_INVALID cannot {word} in current state (TLS required)");
+        assert_eq!(refused.unwrap_err().to_string(), text);
+    }
+    let identify = Decoder::new().decode(b"IDENTIFY\n\0\0\0\x02{}", &INSECURE);
+    assert!(matches!(identify, Ok(Decoded::Command { command: Command::Identify { body: b"{}" }, .. })));
+}
 
 /// The command that `input` is, in one piece.
 fn command(input: &[u8], rules: Rules) -> Command<'_> {
