@@ -172,6 +172,10 @@ fn a_classic_cluster_becomes_a_mesh_without_losing_a_message() {
 
     // The last nsqd is replaced, by a node that knows of no nsqlookupd at all.
     let new_second = takes_over(&dirs[1], &[], Some(&new_first));
+    // Producers are moved to it once it has met the others: until then it knows of no channel.
+    for channel in ["archive", "metrics"] {
+        new_second.wait_for_channel_name(TOPIC, channel);
+    }
     published.publish("last", &[second.address(), new_second.tcp_address()]);
     drained(&mut consumers, &published);
     drop(second);
