@@ -8,13 +8,13 @@ use jiff::Zoned;
 /// How files are named.
 #[derive(Debug, Args)]
 pub(super) struct NamingArgs {
-    /// Name of a file; <TOPIC>, <HOST>, <PID>, <DATETIME> and <REV> (a number) stand for what they say
+    /// Name of a file; `<TOPIC>`, `<HOST>`, `<PID>`, `<DATETIME>` and `<REV>` (a number) stand for what they say
     #[arg(long, value_name = "FORMAT", default_value = "<TOPIC>.<HOST><REV>.<DATETIME>.log")]
     filename_format: String,
-    /// <DATETIME>, as strftime writes it; a file ends when it changes
+    /// `<DATETIME>`, as strftime writes it; a file ends when it changes
     #[arg(long, value_name = "FORMAT", default_value = "%Y-%m-%d_%H")]
     datetime_format: String,
-    /// <HOST>; <SHORT_HOST> and <HOSTNAME> stand for this machine's name. The short name unless given
+    /// `<HOST>`; `<SHORT_HOST>` and `<HOSTNAME>` stand for this machine's name. The short name unless given
     #[arg(long, value_name = "TEXT", default_value = "")]
     host_identifier: String,
 }
