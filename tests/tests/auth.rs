@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bruit_tests::{Answer, AuthServer, Client, FrameKind, Node, Options, allowing, command, wait};
+use bruit_tests::{
+    Answer, AuthServer, Client, FrameKind, Node, Options, Packing, allowing, certificates::Authority,
+    command, wait,
+};
 
 const BOTH: &str = r#""publish","subscribe""#;
 
@@ -53,6 +56,23 @@ fn identify_says_that_auth_is_due_and_a_good_secret_opens_everything() {
     assert_eq!((&shown["authed"], &shown["auth_identity"]), (&true.into(), &"me".into()));
     assert_eq!(shown["auth_identity_url"], "http://u");
     assert_eq!(server.requests().len(), 1, "an answer holds for its ttl");
+}
+
+#[test]
+fn a_server_is_told_of_tls_and_whose_certificate_was_shown() {
+    let (server, authority) = (AuthServer::allowing(BOTH), Authority::new("authority"));
+    let options = authority.options().arg(format!("--auth-http-address={}", server.address()));
+    let node = options.arg("--tls-client-auth-policy=require").start();
+    let certified = authority.certify("billing service");
+    let mut client = node.client();
+    client.negotiate(Some(&authority.client(Some(&certified))), Packing::None);
+    client.send(command("AUTH", b"secret"));
+    client.expect_response(r#"{"identity":"me","identity_url":"http://u","permission_count":1}"#);
+    client.publish("t", "x");
+    let request = server.requests().concat();
+    let line =
+        "GET /auth?common_name=billing+service&remote_ip=127.0.0.1&secret=secret&tls=true HTTP/1.1\r\n";
+    assert!(request.starts_with(line), "{request}");
 }
 
 #[test]
