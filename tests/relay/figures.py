@@ -57,17 +57,20 @@ def start(binary, directory, *more):
 
 
 def first_message(a, b, count):
-    """From the first PUB of a topic that is new on A until a consumer has it that has subscribed on B."""
+    """From the first PUB of a topic that is new on A until a consumer has it that has subscribed on B before."""
+    names = [f"new{number}" for number in range(count)]
+    consumers = [Consumer(b.host, b.tcp, name, "c", 10) for name in names]
+    for name in names:
+        wait_until("A knows the channel", lambda: "c" in a.channels(name))
     publisher, times = Publisher(a.host, a.tcp), []
-    for number in range(count):
-        topic = f"new{number}"
-        consumer = Consumer(b.host, b.tcp, topic, "c", 10)
-        wait_until("A knows the channel", lambda: "c" in a.channels(topic))
-        time.sleep(0.02)
+    for name, consumer in zip(names, consumers):
+        # News that follow others closely wait for company, up to 10 ms.
+        time.sleep(0.1)
         started = time.monotonic()
-        publisher.publish(topic, b"x")
+        publisher.publish(name, b"x")
         consumer.message()
         times.append(time.monotonic() - started)
+    for consumer in consumers:
         consumer.socket.close()
     return times
 
