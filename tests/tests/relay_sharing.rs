@@ -234,8 +234,9 @@ fn who_is_connected_directly_comes_first() {
     mesh[1].wait_until_done("t", "c");
 }
 
+// RDY is 1 from the start: of a higher one that is lowered, a part may still be lent to the other node, and until
+// it has been called back the direct consumer has no room here and both messages go to the relay.
 #[test]
-#[ignore = "seen once: the second message came only when the first had timed out"]
 fn what_a_direct_consumer_has_no_room_for_goes_to_another() {
     let mesh = Mesh::start(2);
     shared(&mesh);
