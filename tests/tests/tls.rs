@@ -84,10 +84,12 @@ fn nothing_but_identify_is_heard_without_the_tls_that_is_required() {
         client.send(format!("{line}\n"));
         client.expect_fatal(&format!("E_INVALID cannot {word} in current state (TLS required)"));
     }
-    let mut identified = node.client();
-    identified.identify(r#"{"feature_negotiation":true}"#);
-    identified.send("NOP\n");
-    identified.expect_fatal("E_INVALID cannot NOP in current state (TLS required)");
+    for packing in [Packing::None, Packing::Snappy, Packing::Deflate] {
+        let mut identified = node.client();
+        identified.negotiate(None, packing);
+        identified.send("NOP\n");
+        identified.expect_fatal("E_INVALID cannot NOP in current state (TLS required)");
+    }
     let mut secure = node.client();
     secure.negotiate(Some(&authority.client(None)), Packing::Deflate);
     secure.publish("t", "protected");

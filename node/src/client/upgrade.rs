@@ -52,7 +52,10 @@ impl Connection {
             Upgrade::Handshake(layered) => match layered.handshake() {
                 Handshake::Done(session) => {
                     self.upgrade = Upgrade::None;
-                    self.session.secured();
+                    // Compression alone protects nothing.
+                    if session.is_some() {
+                        self.session.secured();
+                    }
                     self.client.secured(session);
                     true
                 }
