@@ -79,6 +79,7 @@ impl Connection {
         self.conn = conn;
         self.client.packed(compression);
         self.outbox.flush();
+        self.layers = Some(layered.clone());
         self.upgrade = Upgrade::Handshake(layered);
     }
 
