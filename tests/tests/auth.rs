@@ -281,3 +281,24 @@ fn heartbeats_go_on_while_a_server_is_asked() {
     // Longer than a silent client has: the node is the one who is awaited, and the client answers heartbeats.
     client.expect_fatal("E_AUTH_FAILED AUTH failed");
 }
+
+#[test]
+fn who_hangs_up_leaves_its_place_to_those_who_wait() {
+    let server = AuthServer::start(Answer::Hang);
+    let node = Options::new()
+        .arg(format!("--auth-http-address={}", server.address()))
+        .arg("--http-client-request-timeout=10m")
+        .start();
+    // As many as are asked for at a time.
+    let strangers: Vec<Client> = (0..256)
+        .map(|_| {
+            let mut stranger = node.client();
+            stranger.send(command("AUTH", b"noise"));
+            stranger
+        })
+        .collect();
+    wait::until("all of them are asked for", || server.requests().len() == 256);
+    server.answer(Answer::Json(allowing(60, BOTH)));
+    drop(strangers);
+    drop(authorized(&node));
+}
