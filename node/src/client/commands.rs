@@ -50,6 +50,9 @@ impl Connection {
                 }
                 Ok(Decoded::Need(need)) => {
                     self.need = Some(need);
+                    if let Some(error) = self.premature(&bytes[at..], need) {
+                        self.fail(&error);
+                    }
                     break;
                 }
                 Err(error) => {
