@@ -3,49 +3,52 @@
 //!
 //! | item | test |
 //! |---|---|
-//! | bad magic | `protocol_errors::noise_instead_of_the_magic_is_a_bad_protocol` |
-//! | CRLF | `traps::crlf_and_surplus_parameters_are_accepted` |
+//! | bad magic | `protocol_errors::noise_instead_of_the_magic...` |
+//! | CRLF | `traps::crlf_and_surplus_parameters...` |
 //! | lower-case command, empty line | `protocol_errors::an_unknown_command_is_fatal` |
-//! | every row of 2.7 | all of `protocol_errors`; the other rows below |
-//! | - TLS required, handshake | `tls::nothing_but_identify_is_heard...`, `tls::a_handshake_that_is_none...` |
-//! | - values of IDENTIFY | `identify::wishes_beyond_the_limits_are_fatal`, `identify::wrong_types...` |
-//! | - both compressions | `compression::both_at_once_are_refused...` |
-//! | - disk errors | [`what_the_disk_refuses_is_told_to_each_publisher`], `data_directory::a_full_disk...` |
-//! | - `exiting` | unit test in `client/outbox`, `http`: a node that stops closes before it answers |
-//! | - deleted topic/channel, `AUTH error`, `already deferred` | unit test of the texts: bruit has no such race |
-//! | - AUTH | `auth::without_auth_commands_are_refused...`, `auth::patterns...`, `auth::replies...` |
-//! | state table (2.5), order of the checks (2.6) | [`every_command_in_every_state`], [`the_first_fault_is_told`] |
-//! | name lengths | `protocol_errors::names_may_have_64_bytes...`, [`names_of_one_byte_too_many_are_refused`] |
-//! | IDENTIFY bounds | `identify::wishes_within...`, `every_heartbeat_interval...`, `the_limits_are_those...` |
+//! | every row of 2.7 | all of `protocol_errors`, and the next nine rows |
+//! | - states, order of the checks | `parity::every_command_in_every_state`, `parity::the_first_fault_is_told` |
+//! | - TLS required, handshake | `tls::nothing_but_identify...`, `tls::a_handshake_that_is_none...` |
+//! | - values of IDENTIFY, its JSON | `identify::wishes_beyond...`, `identify::of_several...`, `identify::wrong_types...` |
+//! | - both compressions | `compression::both_at_once...` |
+//! | - texts with limits | `parity::texts_name_the_limits...` |
+//! | - disk errors | `parity::what_the_disk_refuses...`, `data_directory::a_full_disk...` |
+//! | - a body that never comes | `hostile::half_a_body...`, `protocol_errors::a_client_that_hangs_up...` |
+//! | - AUTH | `auth::without_auth...`, `auth::patterns...`, `auth::replies...`, `auth::an_answer_that_has_expired...` |
+//! | - `exiting` | in the node, `client/outbox` and `http`: one that stops closes before it could answer |
+//! | - deleted, `AUTH error`, `already deferred` | in `wire`, the texts alone: this node has no such moment |
+//! | name lengths | `protocol_errors::names_may_have_64_bytes...`, `parity::names_of_one_byte_too_many...` |
+//! | IDENTIFY bounds table | `identify::wishes...`, `identify::every_heartbeat...`, `identify::the_limits...` |
 //! | IDENTIFY twice | `identify::identify_may_come_twice...`, `identify::only_the_first_identify...` |
-//! | feature_negotiation false with TLS asked | `tls::without_negotiation_no_layer_begins...` |
-//! | TLS+deflate double OK | `tls::each_layer_says_ok_once_and_nothing_else` |
+//! | feature_negotiation false with TLS asked | `tls::without_negotiation...` |
+//! | TLS+deflate double OK | `tls::each_layer_says_ok_once...` |
 //! | snappy raw bytes, repeated stream id | `compression::snappy_begins...`, `compression::one_identifier...` |
-//! | AUTH rows | `auth::replies_that_make_no_sense...`, `auth::patterns...`, `auth::an_answer_that_has_expired...` |
+//! | AUTH bad, empty, ttl 0, unknown permission | `auth::replies...`, `auth::without_auth...` |
+//! | AUTH anchoring, channel-less publish, expiry | `auth::patterns...`, `auth::an_answer_that_has_expired...` |
 //! | RDY 0/2500/2501/none | `delivery::rdy_without_a_number...`, `protocol_errors::numbers_are_plain_digits` |
 //! | FIN by another client, double FIN | `delivery::only_the_connection...`, `delivery::a_finished_message...` |
 //! | TOUCH cap, REQ clamp | `delivery::touch_does_not_extend...`, `delivery::a_requeue_delay_beyond...` |
-//! | heartbeat close at 2x | `hostile::a_client_that_leaves...`, `hostile::half_a_line...`, `half_a_body...` |
-//! | disconnect with in-flight | `delivery::a_lost_connection_gives_its_messages_back_at_once` |
-//! | CLS then FIN | `delivery::after_cls_nothing_new_comes...` |
-//! | pause, empty, delete with live consumers | `lifecycle::a_paused...`, `emptying...`, `deleting...` |
+//! | heartbeat close at 2x | `hostile::a_client_that_leaves_heartbeats...`, `hostile::half_a_line...` |
+//! | disconnect with in-flight | `delivery::a_lost_connection...` |
+//! | CLS then FIN | `delivery::after_cls...` |
+//! | pause, empty, delete with live consumers | `lifecycle::a_paused...`, `lifecycle::emptying...`, `lifecycle::deleting...` |
 //! | backlog to first channel | `lifecycle::the_first_channel_gets_the_backlog...` |
-//! | ephemeral lifecycle | `lifecycle::an_ephemeral...`, `nothing_ephemeral_survives_a_restart` |
+//! | ephemeral lifecycle | `lifecycle::an_ephemeral...`, `lifecycle::nothing_ephemeral...` |
 //! | graceful restart, kill -9 | all of `durability` |
-//! | /pub and /mpub errors | `http_publish::pub_names...`, `mpub_names...`; 503: as disk errors |
-//! | 301/307 | `http_admin::paths_that_are_nearly_right_are_redirected` |
-//! | /stats null and `[]` | `http_stats::an_idle_node...`, `filters...`, `clients_and_memory_can_be_left_out` |
+//! | /pub and /mpub error table | `http_publish::pub_names...`, `http_publish::mpub_names...`; 503: as disk errors |
+//! | 301/307 | `http_admin::paths_that_are_nearly_right...` |
+//! | /stats null and `[]` | `http_stats::an_idle_node...`, `http_stats::filters...`, `http_stats::clients_and_memory...` |
 //! | tombstone hides from /lookup only | `mesh_nsqadmin::it_takes_a_topic...`, `registration::a_tombstone...` |
-//! | lookupd names sticky | `mesh_names::names_stay...`, `registration::an_nsqd_that_registers...` |
+//! | lookupd names sticky | `mesh_names::names_stay...`, `registration::an_nsqd_that_registers_is_found...` |
 //! | pre-creation on a second node | `mesh_names::the_first_message_on_another_node...` |
-//! | nsqadmin pages, DELETE, tombstone | all of `mesh_nsqadmin`; with a guard: `http_guard::an_administrator...` |
-//! | statsd datagram shape | all of `statsd` |
-//! | frames and messages (2.3, 2.4) | [`a_delivery_and_a_heartbeat_in_their_bytes`] |
+//! | nsqadmin pages, DELETE, tombstone | all of `mesh_nsqadmin`, `http_guard::an_administrator...`, `lookup::a_node_is_told...` |
+//! | statsd datagram shape | `statsd::every_figure...`, `statsd::prefix_size...` |
+//! | frames and messages (2.3, 2.4) | `parity::a_delivery_and_a_heartbeat...` |
 
 use bruit_tests::{
     Client,
     FrameKind::{self, Error, Response},
-    Node, Options, command, frame_bytes, multi_publish,
+    Node, Options, command, frame_bytes, multi_publish, tree,
 };
 
 /// What a command comes to.
@@ -244,6 +247,8 @@ fn what_the_disk_refuses_is_told_to_each_publisher() {
         let outcome = node.http().post(target, "\0\0\0\x01\0\0\0\x01x").outcome();
         assert_eq!(outcome, (503, r#"{"message":"EXITING"}"#.to_owned()), "{target}");
     }
+    let reply = node.http().get("/ping").outcome();
+    assert_eq!(reply, (500, "NOK - disk full: free some space, or lower --min-free-disk".to_owned()));
     // What needs no room goes on.
     node.client().subscribe("t", "c");
     assert!(node.topic_stats("t").is_some_and(|stats| stats["message_count"] == 0));
@@ -269,4 +274,20 @@ fn a_delivery_and_a_heartbeat_in_their_bytes() {
     let mut idle = node.client();
     assert_eq!(idle.identify(r#"{"heartbeat_interval":1000}"#), "OK");
     assert_eq!(idle.raw_bytes(19), *b"\0\0\0\x0f\0\0\0\0_heartbeat_");
+}
+
+#[test]
+fn the_map_names_tests_that_exist() {
+    let own = tree::text("tests/tests/parity.rs");
+    let rows = own.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let mut count = 0;
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let Some((file, test)) = name.split_once("::") else { continue };
+        let text = tree::text(&format!("tests/tests/{file}.rs"));
+        let end = if test.ends_with("...") { "" } else { "()" };
+        let function = format!("\nfn {}{end}", test.trim_end_matches("..."));
+        assert!(text.contains(&function), "{name} is no test");
+        count += 1;
+    }
+    assert!(count > 50, "{count} names are not the whole map");
 }
