@@ -97,6 +97,12 @@ fn without_auth_commands_are_refused_and_so_is_a_second_auth() {
     let messages = bruit_tests::multi_publish("t", &["x"]);
     refused(&node, messages, "E_AUTH_FIRST AUTH required before MPUB");
     refused(&node, "SUB t c\n", "E_AUTH_FIRST AUTH required before SUB");
+    // An MPUB is refused by its line, whatever its body is or will be; a PUB once it is whole.
+    for body in [&b""[..], b"\0\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x09\0\0\0\0"] {
+        refused(&node, [b"MPUB t\n", body].concat(), "E_AUTH_FIRST AUTH required before MPUB");
+    }
+    refused(&node, "PUB t\n\0\0\0\0", "E_BAD_MESSAGE PUB invalid message body size 0");
+    refused(&node, "MPUB t$\n", r#"E_BAD_TOPIC E_BAD_TOPIC MPUB topic name "t$" is not valid"#);
     refused(&node, "AUTH x\n", "E_INVALID AUTH invalid number of parameters");
     refused(&node, command("AUTH", b""), "E_BAD_BODY AUTH invalid body size 0");
     let mut client = authorized(&node);
