@@ -3,7 +3,7 @@
 //! Servers are neither trusted nor relied on: each has a time to answer, an answer has a largest size, and as
 //! many questions are under way as there is room for.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use bruit_wire::auth::{Grant, REPLY_MAX};
 use bytes::Bytes;
@@ -84,9 +84,12 @@ impl Servers {
     }
 
     async fn ask_one(&self, server: &AuthServer, question: Question) -> Result<Grant, String> {
-        let conn = timeout(self.connect_timeout, self.connect(server)).await;
-        let conn =
-            conn.map_err(|_| "no connection in time (see --http-client-connect-timeout)".to_owned())??;
+        let connecting = timeout(self.connect_timeout, self.env.connect(&server.host, server.port));
+        let conn = match connecting.await {
+            Ok(Ok(conn)) => conn,
+            Ok(Err(error)) => return Err(format!("no connection: {error}")),
+            Err(_) => return Err("no connection in time (see --http-client-connect-timeout)".to_owned()),
+        };
         let (status, body) = exchange(conn, question.into_request()?).await?;
         match status {
             StatusCode::OK => Grant::parse(&body).map_err(|error| error.to_string()),
@@ -96,21 +99,6 @@ impl Servers {
             }
             other => Err(format!("it answers {}", other.as_u16())),
         }
-    }
-
-    async fn connect(&self, server: &AuthServer) -> Result<Conn, String> {
-        let net = &self.env.net;
-        let found = net.resolve(&server.host, server.port).await;
-        let addresses: Vec<SocketAddr> =
-            found.map_err(|error| format!("its name has no address: {error}"))?;
-        let mut last = "its name has no address".to_owned();
-        for address in addresses {
-            match net.connect(address).await {
-                Ok(conn) => return Ok(conn),
-                Err(error) => last = format!("no connection: {error}"),
-            }
-        }
-        Err(last)
     }
 
     fn log(&self, server: &str, why: &str) {

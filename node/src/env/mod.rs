@@ -57,6 +57,23 @@ impl Debug for Env {
     }
 }
 
+impl Env {
+    /// Opens a stream to the first address of `host` that takes one. The caller brings the time-out.
+    ///
+    /// # Errors
+    /// The name has no address, or none of them takes it; then this is what the last one said.
+    pub async fn connect(&self, host: &str, port: u16) -> io::Result<Conn> {
+        let mut last = io::Error::other("its name has no address");
+        for address in self.net.resolve(host, port).await? {
+            match self.net.connect(address).await {
+                Ok(conn) => return Ok(conn),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
 /// Sockets.
 pub trait Net: Send + Sync + 'static {
     /// Listens on `address`; port 0 takes a free one, which [`Listener::local_addr`] tells.

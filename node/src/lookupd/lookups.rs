@@ -371,12 +371,5 @@ pub(super) async fn connect(env: &Env, address: &str) -> io::Result<Conn> {
     let named = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let (host, port) = named.ok_or_else(|| io::Error::other("this is no address: write host:port"))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let mut last = io::Error::other("the name has no address");
-    for address in env.net.resolve(host, port).await? {
-        match env.net.connect(address).await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    env.connect(host, port).await
 }
