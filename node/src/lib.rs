@@ -135,7 +135,7 @@ pub async fn run(
     let data = data::open(&env, &config.data_path).await?;
     let node_id = data.identity.id;
     let (exit, exiting) = exit::channel();
-    let auth = Auth::open(&config.auth, &env, exiting.clone()).await?;
+    let auth = Auth::open(&config.auth, config.tls.root_ca.as_deref(), &env, exiting.clone()).await?;
     let (tcp, tcp_address) = listen_to_clients(&config, &env).await?;
     let web = Web::open(&config, &env).await?;
     let (http_address, https_address) = (web.http_address(), web.https_address());

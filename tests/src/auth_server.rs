@@ -9,7 +9,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::wait::PATIENCE;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::{certificates::Certified, wait::PATIENCE};
 
 /// What the server does with a request.
 #[derive(Debug, Clone)]
@@ -31,12 +33,17 @@ pub struct AuthServer {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     answer: Mutex<Answer>,
     requests: Mutex<Vec<String>>,
-    hanging: Mutex<Vec<TcpStream>>,
+    hanging: Mutex<Vec<Box<dyn Send>>>,
     stopped: Mutex<bool>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("answer", &self.answer).finish_non_exhaustive()
+    }
 }
 
 impl AuthServer {
@@ -46,6 +53,16 @@ impl AuthServer {
     /// When no port is free.
     #[must_use]
     pub fn start(answer: Answer) -> Self {
+        Self::begin(answer, None)
+    }
+
+    /// The same by HTTPS, with this certificate.
+    #[must_use]
+    pub fn start_secure(answer: Answer, certified: &Certified) -> Self {
+        Self::begin(answer, Some(certified.server()))
+    }
+
+    fn begin(answer: Answer, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
@@ -60,8 +77,10 @@ impl AuthServer {
                 if *serving.stopped.lock().expect("no holder panics") {
                     return;
                 }
-                let (Ok(stream), serving) = (stream, Arc::clone(&serving)) else { continue };
-                std::thread::spawn(move || serve(stream, &serving));
+                let (Ok(stream), serving, tls) = (stream, Arc::clone(&serving), tls.clone()) else {
+                    continue;
+                };
+                std::thread::spawn(move || serve(stream, tls, &serving));
             }
         });
         Self { address, shared }
@@ -113,8 +132,15 @@ pub fn allowing(ttl: u64, permissions: &str) -> String {
     )
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) {
+fn serve(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: &Shared) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
+    match tls.map(|config| ServerConnection::new(config).expect("the configuration is sound")) {
+        None => converse(stream, shared),
+        Some(tls) => converse(StreamOwned::new(tls, stream), shared),
+    }
+}
+
+fn converse(mut stream: impl Read + Write + Send + 'static, shared: &Shared) {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     while !is_whole(&request) {
@@ -135,7 +161,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
         Answer::Status(status, body) => stream.write_all((head(status, body.len()) + &body).as_bytes()),
         Answer::Raw(bytes) => stream.write_all(&bytes),
         Answer::Hang => {
-            shared.hanging.lock().expect("no holder panics").push(stream);
+            shared.hanging.lock().expect("no holder panics").push(Box::new(stream));
             return;
         }
     };

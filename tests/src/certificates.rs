@@ -7,7 +7,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 
@@ -31,6 +31,21 @@ pub struct Certified {
     pub cert_file: PathBuf,
     /// The key in PEM.
     pub key_file: PathBuf,
+}
+
+impl Certified {
+    /// What a server goes by that shows it.
+    ///
+    /// # Panics
+    /// Never: it is a sound certificate.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        let crypto = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions that exist").with_no_client_auth();
+        let made = builder.with_single_cert(vec![self.certificate.clone()], self.key.clone_key());
+        Arc::new(made.expect("a sound certificate"))
+    }
 }
 
 impl Authority {

@@ -308,3 +308,43 @@ fn who_hangs_up_leaves_its_place_to_those_who_wait() {
     drop(strangers);
     drop(authorized(&node));
 }
+
+#[test]
+fn a_server_is_asked_by_https_and_has_to_show_a_certificate_that_is_trusted() {
+    let authority = Authority::new("authority");
+    let server = AuthServer::start_secure(Answer::Json(allowing(60, BOTH)), &authority.certify("auth"));
+    let asking = |authority: &Authority| {
+        Options::new()
+            .arg(format!("--auth-http-address=https://{}/auth", server.address()))
+            .arg(format!("--tls-root-ca-file={}", authority.file().display()))
+            .start()
+    };
+    drop(authorized(&asking(&authority)));
+    assert!(server.requests()[0].starts_with("GET /auth?common_name=&"), "{:?}", server.requests());
+    let stranger = asking(&Authority::new("another"));
+    refused(&stranger, command("AUTH", b"secret"), "E_AUTH_FAILED AUTH failed");
+    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
+    let missing =
+        Options::new().arg("--auth-http-address=https://127.0.0.1:1/").arg("--tls-root-ca-file=/none");
+    let (status, log) = missing.start_refused();
+    assert!(!status.success() && log.contains("cannot read --tls-root-ca-file /none"), "{log}");
+}
+
+#[test]
+fn a_server_that_wants_https_is_asked_once_more() {
+    let authority = Authority::new("authority");
+    let secure = AuthServer::start_secure(Answer::Json(allowing(60, BOTH)), &authority.certify("auth"));
+    let port = secure.address().rsplit_once(':').map(|(_, port)| port.to_owned()).expect("a port");
+    let told = format!(r#"{{"message": "TLS_REQUIRED", "https_port": {port}}}"#);
+    let plain = AuthServer::start(Answer::Status(403, told));
+    let node = Options::new()
+        .arg(format!("--auth-http-address={}", plain.address()))
+        .arg(format!("--tls-root-ca-file={}", authority.file().display()))
+        .start();
+    drop(authorized(&node));
+    assert_eq!((plain.requests().len(), secure.requests().len()), (1, 1));
+    // A server by HTTPS that says so as well is not believed.
+    secure.answer(Answer::Status(403, format!(r#"{{"https_port": {port}}}"#)));
+    refused(&node, command("AUTH", b"secret"), "E_AUTH_FAILED AUTH failed");
+    assert_eq!(secure.requests().len(), 2);
+}

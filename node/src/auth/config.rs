@@ -28,6 +28,8 @@ pub struct AuthServer {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// Whether it is asked by HTTPS.
+    pub secure: bool,
     /// What requests name: a path, perhaps with a query.
     pub target: String,
 }
@@ -80,19 +82,14 @@ impl AuthServer {
     /// What is wrong with it, to complete a sentence that begins with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong =
-            || format!("is no authorisation server: {text:?} should be host:port or http://host:port/path");
+            || format!("is no authorisation server: {text:?} should be host:port or https://host:port/path");
         let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}/auth") };
         let uri: http::Uri = whole.parse().map_err(|_| wrong())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(format!(
-                    "cannot be asked by HTTPS: {text:?} should be http://host:port/path; let the server listen on \
-                     loopback, or put a TLS proxy between"
-                ));
-            }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(wrong()),
-        }
+        };
         let authority =
             uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -102,15 +99,25 @@ impl AuthServer {
             return Err(wrong());
         }
         let target = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-        Ok(Self { text: text.to_owned(), host: host.to_owned(), port: port.unwrap_or(80), target })
+        let port = port.unwrap_or(default_port(secure));
+        Ok(Self { text: text.to_owned(), host: host.to_owned(), port, secure, target })
+    }
+
+    /// The same server by HTTPS, at another port.
+    pub(super) fn secured(&self, port: u16) -> Self {
+        Self { port, secure: true, ..self.clone() }
     }
 
     /// What the `Host` header says.
     pub(super) fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
+        let Self { host, port, secure, .. } = self;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        if *port == 80 { host } else { format!("{host}:{port}") }
+        if *port == default_port(*secure) { host } else { format!("{host}:{port}") }
     }
+}
+
+const fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 #[cfg(test)]
@@ -138,6 +145,8 @@ mod tests {
         for text in ["", "host", ":4181", "host:", "host:0", "ftp://host/", "http://u:p@host/", "a b:1"] {
             assert!(AuthServer::parse(text).unwrap_err().contains("should be host:port"), "{text}");
         }
-        assert!(AuthServer::parse("https://auth/").unwrap_err().contains("cannot be asked by HTTPS"));
+        let secure = AuthServer::parse("https://auth/x").unwrap();
+        assert_eq!((secure.port, secure.secure, secure.authority().as_str()), (443, true, "auth"));
+        assert_eq!(AuthServer::parse("http://a/").unwrap().secured(4152).authority(), "a:4152");
     }
 }

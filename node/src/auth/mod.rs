@@ -11,7 +11,7 @@ mod tokens;
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +23,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 pub use self::config::{AuthConfig, AuthMethod, AuthServer, HttpGuard};
 use self::{server::Servers, tokens::Tokens};
-use crate::{env::Env, exit::Exiting};
+use crate::{certificates::TlsError, env::Env, exit::Exiting};
 
 /// Longest secret that is looked up or sent to a server, bytes. Those of nsqd may be as long as an MPUB, but no
 /// web server takes a longer request line.
@@ -80,6 +80,9 @@ pub enum AuthError {
         /// The line, and what is wrong with it.
         problem: String,
     },
+    /// Authorisation servers are to be asked by HTTPS, and whom to trust cannot be read.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// How often secrets were judged.
@@ -91,12 +94,13 @@ struct Counts {
 }
 
 impl Auth {
-    /// Reads the file of tokens and keeps an eye on it from then on. `None` when everybody may do everything.
+    /// Reads the file of tokens, and `authorities` for servers that are asked by HTTPS, and keeps an eye on it from then on. `None` when everybody may do everything.
     ///
     /// # Errors
     /// The file cannot be read, or there is a mistake in it.
     pub(crate) async fn open(
         config: &AuthConfig,
+        authorities: Option<&Path>,
         env: &Env,
         exit: Exiting,
     ) -> Result<Option<Arc<Self>>, AuthError> {
@@ -107,7 +111,10 @@ impl Auth {
             Some(path) => Some(Tokens::open(path.clone(), env, exit).await?),
             None => None,
         };
-        let servers = (!config.servers.is_empty()).then(|| Servers::new(config, env));
+        let servers = match config.servers.is_empty() {
+            true => None,
+            false => Some(Servers::open(config, authorities, env).await?),
+        };
         Ok(Some(Arc::new(Self { tokens, servers, env: env.clone(), counts: Counts::default() })))
     }
 

@@ -3,7 +3,7 @@
 //! Servers are neither trusted nor relied on: each has a time to answer, an answer has a largest size, and as
 //! many questions are under way as there is room for.
 
-use std::time::Duration;
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use bruit_wire::auth::{Grant, REPLY_MAX};
 use bytes::Bytes;
@@ -15,13 +15,18 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 use tokio::{
-    sync::Semaphore,
+    sync::{OnceCell, Semaphore},
     time::{Instant, timeout},
 };
 
 use super::{Asker, AuthConfig, AuthMethod, AuthServer, Undecided};
-use crate::env::{Conn, Env};
+use crate::{
+    certificates::{Named, TlsError, Trust, client_config},
+    env::{Conn, Env},
+    layers::{Stack, wrap},
+};
 
 /// Questions under way at once, over all connections. Others wait for as long as an answer may take.
 const QUESTIONS_MAX: usize = 256;
@@ -39,21 +44,43 @@ pub(super) struct Servers {
     method: AuthMethod,
     connect_timeout: Duration,
     request_timeout: Duration,
+    /// Which certificates servers have to show, and what that comes to; read when it is needed first.
+    trust: Trust,
+    tls: OnceCell<Arc<ClientConfig>>,
     room: Semaphore,
     logged: Mutex<Option<Instant>>,
 }
 
 impl Servers {
-    pub(super) fn new(config: &AuthConfig, env: &Env) -> Self {
-        Self {
+    /// Servers whose certificates come from `authorities`, or from those of the system.
+    ///
+    /// # Errors
+    /// One is asked by HTTPS, and the authorities cannot be read.
+    pub(super) async fn open(
+        config: &AuthConfig,
+        authorities: Option<&Path>,
+        env: &Env,
+    ) -> Result<Self, TlsError> {
+        let authorities = authorities.map(|path| Named { flag: "tls-root-ca-file", path: path.to_owned() });
+        let servers = Self {
             env: env.clone(),
             servers: config.servers.clone(),
             method: config.method,
             connect_timeout: config.connect_timeout,
             request_timeout: config.request_timeout,
+            trust: Trust { authorities, ..Trust::default() },
+            tls: OnceCell::new(),
             room: Semaphore::new(QUESTIONS_MAX),
             logged: Mutex::default(),
+        };
+        if servers.servers.iter().any(|server| server.secure) {
+            servers.tls().await?;
         }
+        Ok(servers)
+    }
+
+    async fn tls(&self) -> Result<&Arc<ClientConfig>, TlsError> {
+        self.tls.get_or_try_init(|| client_config(&self.trust, &self.env)).await
     }
 
     /// Asks one server after the other, from a random one on, until one gives an answer that makes sense.
@@ -71,8 +98,7 @@ impl Servers {
         let count = self.servers.len();
         let first = (u64::from_le_bytes(random) % count.max(1) as u64) as usize;
         for server in self.servers.iter().cycle().skip(first).take(count) {
-            let question = Question::new(server, self.method, asker, secret);
-            match timeout(self.request_timeout, self.ask_one(server, question)).await {
+            match timeout(self.request_timeout, self.ask_one(server, asker, secret)).await {
                 Ok(Ok(grant)) => return Ok(grant),
                 Ok(Err(why)) => self.log(&server.text, &why),
                 Err(_) => {
@@ -83,22 +109,43 @@ impl Servers {
         Err(Undecided)
     }
 
-    async fn ask_one(&self, server: &AuthServer, question: Question) -> Result<Grant, String> {
+    /// Asks a server; once more by HTTPS where it says that it wants that, as nsqd does.
+    async fn ask_one(&self, server: &AuthServer, asker: &Asker, secret: &[u8]) -> Result<Grant, String> {
+        let (status, body) = self.put_to(server, asker, secret).await?;
+        match https_port(status, &body).filter(|_| !server.secure) {
+            None => understood(status, &body),
+            Some(port) => {
+                let (status, body) = self.put_to(&server.secured(port), asker, secret).await?;
+                understood(status, &body)
+            }
+        }
+    }
+
+    async fn put_to(
+        &self,
+        server: &AuthServer,
+        asker: &Asker,
+        secret: &[u8],
+    ) -> Result<(StatusCode, Bytes), String> {
+        let question = Question::new(server, self.method, asker, secret).into_request()?;
         let connecting = timeout(self.connect_timeout, self.env.connect(&server.host, server.port));
         let conn = match connecting.await {
             Ok(Ok(conn)) => conn,
             Ok(Err(error)) => return Err(format!("no connection: {error}")),
             Err(_) => return Err("no connection in time (see --http-client-connect-timeout)".to_owned()),
         };
-        let (status, body) = exchange(conn, question.into_request()?).await?;
-        match status {
-            StatusCode::OK => Grant::parse(&body).map_err(|error| error.to_string()),
-            // nsqd would read `https_port` from the answer and try that.
-            StatusCode::FORBIDDEN => {
-                Err("it answers 403, so it does not know the secret, or wants HTTPS".to_owned())
-            }
-            other => Err(format!("it answers {}", other.as_u16())),
-        }
+        let conn = match server.secure {
+            false => conn,
+            true => self.encrypted(conn, server).await?,
+        };
+        exchange(conn, question).await
+    }
+
+    async fn encrypted(&self, conn: Conn, server: &AuthServer) -> Result<Conn, String> {
+        let config = self.tls().await.map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(server.host.clone()).map_err(|error| error.to_string())?;
+        let tls = ClientConnection::new(Arc::clone(config), name).map_err(|error| error.to_string())?;
+        Ok(wrap(conn, Stack::tls(tls)).0)
     }
 
     fn log(&self, server: &str, why: &str) {
@@ -111,12 +158,30 @@ impl Servers {
     }
 }
 
+/// Where a server that answers so wants to be asked by HTTPS.
+fn https_port(status: StatusCode, body: &[u8]) -> Option<u16> {
+    let body: serde_json::Value =
+        serde_json::from_slice(body).ok().filter(|_| status == StatusCode::FORBIDDEN)?;
+    u16::try_from(body["https_port"].as_u64()?).ok().filter(|port| *port > 0)
+}
+
+fn understood(status: StatusCode, body: &[u8]) -> Result<Grant, String> {
+    match status {
+        StatusCode::OK => Grant::parse(body).map_err(|error| error.to_string()),
+        other => Err(format!("it answers {}", other.as_u16())),
+    }
+}
+
 /// Sends a request and takes the answer whole, up to its largest size.
 async fn exchange(conn: Conn, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
     let io = TokioIo::new(tokio::io::join(conn.reader, conn.writer));
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_MAX).title_case_headers(true);
-    let broken = |error: hyper::Error| format!("it does not speak HTTP as it should: {error}");
+    let broken = |error: hyper::Error| match error.source() {
+        // What TLS found, or the socket.
+        Some(source) => format!("the connection failed: {source}"),
+        None => format!("it does not speak HTTP as it should: {error}"),
+    };
     let (mut sender, connection) = builder.handshake(io).await.map_err(broken)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(broken)?;
