@@ -4,7 +4,13 @@
 //! Here the publisher has its answer at once; the topic only shows its messages to no channel until the
 //! answers are there, or have not come for too long.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bruit_gossip::View;
 use bruit_wire::{ChannelName, TopicName};
@@ -21,6 +27,8 @@ use crate::{broker::Topic, env::Env, exit::Exiting, mesh::MeshHandle};
 
 /// How long nsqlookupds may take to be connected to and to answer. nsqd gives each 2 s and 5 s.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How much of that is for connecting: those that are connected by then still have time to answer.
+const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(2);
 /// Topics that are asked about at a time.
 const AT_A_TIME: usize = 16;
 /// Longest answer that is read, bytes: names of 64 bytes for as many channels as a topic may have, twice over.
@@ -55,43 +63,45 @@ pub(super) async fn run(
     }
 }
 
-/// Makes the channels that nsqlookupds know of a topic.
+/// Makes the channels that nsqlookupds know of a topic. All are asked at once: what one does not say in time,
+/// another still does.
 async fn about(env: &Env, lookups: &Lookups, mesh: &MeshHandle, topic: &Arc<Topic>) {
     let before = mesh.view();
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     // At a start, the first messages may be quicker than the first connection.
-    let _ = timeout_at(deadline, lookups.tried()).await;
-    for address in lookups.http_addresses() {
-        match timeout_at(deadline, channels(env, &address, topic.name())).await {
-            Ok(Ok(channels)) => {
-                // One that was made and deleted here while we asked is remembered there.
-                let view = mesh.view();
-                let was_deleted = |view: &View, channel: &ChannelName| {
-                    view.channel_was_deleted(topic.name().as_str(), channel.as_str())
-                };
-                let is_lost =
-                    |channel: &ChannelName| was_deleted(&view, channel) && !was_deleted(&before, channel);
-                for channel in channels.iter().filter(|channel| !channel.is_ephemeral() && !is_lost(channel))
-                {
-                    if let Err(refused) = topic.channel_or_create(channel) {
-                        let name = topic.name();
-                        tracing::warn!(
-                            "the new topic {name} begins without the channel {channel}: {refused}"
-                        );
-                    }
-                }
-            }
-            outcome => {
-                let why = outcome.map_or_else(
-                    |_| "no answer in time".to_owned(),
-                    |answer| answer.err().map_or_else(String::new, |error| error.to_string()),
-                );
-                tracing::warn!(
-                    "nsqlookupd at {address} does not say which channels topic {} has ({why}); channels that \
-                     only it knows get what is published once a consumer subscribes",
-                    topic.name()
-                );
-            }
+    let _ = timeout_at(began + PATIENCE_TO_CONNECT, lookups.tried()).await;
+    let (before, deadline) = (&before, began + PATIENCE);
+    let ask = |address: String| async move {
+        let why = match timeout_at(deadline, channels(env, &address, topic.name())).await {
+            Ok(Ok(channels)) => return begin_with(topic, &channels, before, &mesh.view()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(
+            "nsqlookupd at {address} does not say which channels topic {} has ({why}); channels that only it \
+             knows get what is published once a consumer subscribes",
+            topic.name()
+        );
+    };
+    let mut asking: Vec<_> =
+        lookups.http_addresses().into_iter().map(|address| Box::pin(ask(address))).collect();
+    poll_fn(|cx| {
+        asking.retain_mut(|answer| answer.as_mut().poll(cx).is_pending());
+        if asking.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Makes those of `channels` that were not deleted between the views `before` and `now`: one that was made and
+/// deleted here while we asked is remembered there.
+fn begin_with(topic: &Arc<Topic>, channels: &[ChannelName], before: &View, now: &View) {
+    let name = topic.name();
+    let was_deleted =
+        |view: &View, channel: &ChannelName| view.channel_was_deleted(name.as_str(), channel.as_str());
+    let is_lost = |channel: &ChannelName| was_deleted(now, channel) && !was_deleted(before, channel);
+    for channel in channels.iter().filter(|channel| !channel.is_ephemeral() && !is_lost(channel)) {
+        if let Err(refused) = topic.channel_or_create(channel) {
+            tracing::warn!("the new topic {name} begins without the channel {channel}: {refused}");
         }
     }
 }
