@@ -141,6 +141,24 @@ fn a_lookupd_that_cannot_be_connected_to_hides_nothing_that_another_one_knows() 
     node.wait_for("t", "c", "depth", 1);
 }
 
+#[test]
+fn a_lookupd_that_does_not_answer_keeps_no_topic_of_a_crowd_back_for_longer_than_one() {
+    let (hanging, lookupd) = (Lookupd::start(), Lookupd::start());
+    let node = registering_at(&[&hanging, &lookupd]).start();
+    hanging.hang();
+    let is_registered = || [&hanging, &lookupd].iter().all(|lookupd| !lookupd.descriptions().is_empty());
+    wait::until("the node is registered", is_registered);
+    // So many that it would take minutes if some waited for an answer, and the others for these.
+    lookupd.create("t499", "c");
+    let mut producer = node.client();
+    for number in 0..500 {
+        producer.publish(&format!("t{number}"), "m");
+    }
+    node.http().post_ok("/channel/create?topic=t498&channel=local", "");
+    node.wait_for("t498", "local", "depth", 1);
+    node.wait_for("t499", "c", "depth", 1);
+}
+
 /// An address where connections are accepted by the system and by nobody else.
 #[expect(clippy::disallowed_types, reason = "beside the node, and not within it")]
 fn silent_listener() -> std::net::SocketAddr {

@@ -18,7 +18,6 @@ use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Semaphore, mpsc},
-    task::JoinSet,
     time::{Instant, timeout_at},
 };
 
@@ -29,50 +28,72 @@ use crate::{broker::Topic, env::Env, exit::Exiting, mesh::MeshHandle};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How much of that is for connecting: those that are connected by then still have time to answer.
 const PATIENCE_TO_CONNECT: Duration = Duration::from_secs(2);
-/// Topics that are asked about at a time.
+/// Questions that an nsqlookupd gets at a time.
 const AT_A_TIME: usize = 16;
 /// Longest answer that is read, bytes: names of 64 bytes for as many channels as a topic may have, twice over.
 const ANSWER_MAX: u64 = 2 << 20;
+
+/// Where the HTTP of an nsqlookupd is. One that hangs has no room left for further questions; others have.
+pub(super) struct Asked {
+    address: String,
+    places: Semaphore,
+}
+
+impl Asked {
+    /// The one at `address` (`host:port`).
+    pub(super) fn new(address: String) -> Arc<Self> {
+        Arc::new(Self { address, places: Semaphore::new(AT_A_TIME) })
+    }
+}
+
+/// A new topic, and when it came: since then its messages are kept from its channels.
+pub(super) struct New {
+    pub(super) topic: Arc<Topic>,
+    pub(super) came: Instant,
+}
 
 /// Asks about each topic that comes, and lets it go then. Ends with the node.
 pub(super) async fn run(
     env: Env,
     lookups: Arc<Lookups>,
     mesh: MeshHandle,
-    mut topics: mpsc::UnboundedReceiver<Arc<Topic>>,
+    mut topics: mpsc::UnboundedReceiver<New>,
     exit: Exiting,
 ) {
-    let places = Arc::new(Semaphore::new(AT_A_TIME));
-    let mut asking = JoinSet::new();
     loop {
-        let topic = tokio::select! {
+        let new = tokio::select! {
             biased;
             () = exit.told() => return,
-            Some(_) = asking.join_next(), if !asking.is_empty() => continue,
-            topic = topics.recv() => topic,
+            new = topics.recv() => new,
         };
-        let Some(topic) = topic else { return };
-        // Closed never.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (env, lookups, mesh) = (env.clone(), Arc::clone(&lookups), mesh.clone());
-        asking.spawn(async move {
-            about(&env, &lookups, &mesh, &topic).await;
-            topic.release();
-            drop(place);
-        });
+        let Some(new) = new else { return };
+        let (asked, lookups, mesh, exit) = (env.clone(), Arc::clone(&lookups), mesh.clone(), exit.clone());
+        env.background.spawn(Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = exit.told() => {}
+                () = about(&asked, &lookups, &mesh, &new) => new.topic.release(),
+            }
+        }));
     }
 }
 
 /// Makes the channels that nsqlookupds know of a topic. All are asked at once: what one does not say in time,
 /// another still does.
-async fn about(env: &Env, lookups: &Lookups, mesh: &MeshHandle, topic: &Arc<Topic>) {
+async fn about(env: &Env, lookups: &Lookups, mesh: &MeshHandle, new: &New) {
+    let New { topic, came } = new;
     let before = mesh.view();
-    let began = Instant::now();
     // At a start, the first messages may be quicker than the first connection.
-    let _ = timeout_at(began + PATIENCE_TO_CONNECT, lookups.tried()).await;
-    let (before, deadline) = (&before, began + PATIENCE);
-    let ask = |address: String| async move {
-        let why = match timeout_at(deadline, channels(env, &address, topic.name())).await {
+    let _ = timeout_at(*came + PATIENCE_TO_CONNECT, lookups.tried()).await;
+    let (before, deadline) = (&before, *came + PATIENCE);
+    let ask = |lookup: Arc<Asked>| async move {
+        let address = &lookup.address;
+        let answer = async {
+            // Closed never.
+            let _place = lookup.places.acquire().await.map_err(io::Error::other)?;
+            channels(env, address, topic.name()).await
+        };
+        let why = match timeout_at(deadline, answer).await {
             Ok(Ok(channels)) => return begin_with(topic, &channels, before, &mesh.view()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
@@ -83,8 +104,7 @@ async fn about(env: &Env, lookups: &Lookups, mesh: &MeshHandle, topic: &Arc<Topi
             topic.name()
         );
     };
-    let mut asking: Vec<_> =
-        lookups.http_addresses().into_iter().map(|address| Box::pin(ask(address))).collect();
+    let mut asking: Vec<_> = lookups.http().into_iter().map(|lookup| Box::pin(ask(lookup))).collect();
     poll_fn(|cx| {
         asking.retain_mut(|answer| answer.as_mut().poll(cx).is_pending());
         if asking.is_empty() { Poll::Ready(()) } else { Poll::Pending }
