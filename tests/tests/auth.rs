@@ -278,6 +278,9 @@ fn heartbeats_go_on_while_a_server_is_asked() {
     client.send(command("IDENTIFY", br#"{"heartbeat_interval":1000}"#));
     client.expect_ok();
     client.send(command("AUTH", b"secret"));
-    // Longer than a silent client has: the node is the one who is awaited, and the client answers heartbeats.
+    for _ in 0..2 {
+        assert_eq!(client.raw_frame().body, b"_heartbeat_");
+        client.send("NOP\n");
+    }
     client.expect_fatal("E_AUTH_FAILED AUTH failed");
 }
