@@ -1,5 +1,5 @@
-//! Certificates and keys in PEM files, and the clock that they are judged by: what links between nodes and
-//! connections of clients have in common.
+//! Certificates and keys in PEM files, whom to trust, and the clock that they are judged by: what links between
+//! nodes, connections of clients and questions to servers have in common.
 
 use std::{
     io,
@@ -9,7 +9,11 @@ use std::{
 };
 
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
     time_provider::TimeProvider,
 };
 
@@ -17,6 +21,9 @@ use crate::env::{Env, Open, WallClock};
 
 /// No file of certificates is read beyond this, bytes.
 const FILE_MAX: usize = 1024 * 1024;
+/// Where systems keep the authorities that they trust.
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Why there are no certificates to begin with, or none that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +87,74 @@ pub(crate) async fn private_key(
         .map_err(|_| unfit(flag, path, "no private key in PEM form is in it".to_owned()))
 }
 
+/// A file, and the flag that named it.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    /// Without the dashes.
+    pub(crate) flag: &'static str,
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
+/// Whom a client of TLS takes for a server, and what it shows of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trust {
+    /// The authorities that servers' certificates may come from. `None` is those that the system trusts.
+    pub(crate) authorities: Option<Named>,
+    /// Its own certificate, and the key to it.
+    pub(crate) shown: Option<(Named, Named)>,
+    /// Any certificate will do.
+    pub(crate) anyone: bool,
+}
+
+/// What a client needs for handshakes.
+///
+/// # Errors
+/// A file cannot be read, or holds something else.
+pub(crate) async fn client_config(trust: &Trust, env: &Env) -> Result<Arc<ClientConfig>, TlsError> {
+    let unmade = |error: rustls::Error| TlsError::Unmade { reason: error.to_string() };
+    let builder = ClientConfig::builder_with_details(Arc::clone(&env.crypto), Arc::new(Wall::of(env)));
+    let builder = builder.with_safe_default_protocol_versions().map_err(unmade)?;
+    let builder = match trust.anyone {
+        true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyPeer::new(&env.crypto))),
+        false => builder.with_root_certificates(authorities(trust.authorities.as_ref(), env).await?),
+    };
+    let config = match &trust.shown {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let chain = certificates(env, cert.flag, &cert.path).await?;
+            let secret = private_key(env, key.flag, &key.path).await?;
+            let made = builder.with_client_auth_cert(chain, secret);
+            made.map_err(|error| unfit(key.flag, &key.path, error.to_string()))?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+/// The authorities in the file that is named, or else those that the system trusts.
+///
+/// # Errors
+/// The file cannot be read or holds something else, or the system names none.
+pub(crate) async fn authorities(named: Option<&Named>, env: &Env) -> Result<RootCertStore, TlsError> {
+    let mut authorities = RootCertStore::empty();
+    if let Some(Named { flag, path }) = named {
+        for certificate in certificates(env, flag, path).await? {
+            let added = authorities.add(certificate);
+            added.map_err(|error| unfit(flag, path, error.to_string()))?;
+        }
+        return Ok(authorities);
+    }
+    for path in SYSTEM_AUTHORITIES {
+        // Systems keep them in different places; what is in none of these is missing.
+        if let Ok(found) = certificates(env, "tls-root-ca-file", Path::new(path)).await {
+            authorities.add_parsable_certificates(found);
+            return Ok(authorities);
+        }
+    }
+    let reason = "this system names no authorities that it trusts: name a file with yours";
+    Err(TlsError::Unmade { reason: reason.to_owned() })
+}
+
 async fn read(env: &Env, flag: &'static str, path: &Path) -> Result<bytes::Bytes, TlsError> {
     let content = async {
         let file = env.disk.open(path, Open::Read).await?;
@@ -112,5 +187,90 @@ impl std::fmt::Debug for Wall {
 impl TimeProvider for Wall {
     fn current_time(&self) -> Option<UnixTime> {
         self.0.now().duration_since(UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+/// Takes any certificate of a peer that has the key to it.
+#[derive(Debug)]
+pub(crate) struct AnyPeer {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyPeer {
+    /// One that checks signatures with `crypto`.
+    pub(crate) fn new(crypto: &CryptoProvider) -> Self {
+        Self { algorithms: crypto.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for AnyPeer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for AnyPeer {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }

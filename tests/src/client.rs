@@ -22,11 +22,11 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
     /// An answer, or a heartbeat.
-    Response,
+    Response = 0,
     /// An error.
-    Error,
+    Error = 1,
     /// A message.
-    Message,
+    Message = 2,
 }
 
 /// One frame from the node.
@@ -445,6 +445,15 @@ pub fn texts(messages: &[Message]) -> Vec<String> {
     let mut texts: Vec<String> = messages.iter().map(Message::text).collect();
     texts.sort();
     texts
+}
+
+/// A frame as it comes over the socket: its size, its type, its body.
+#[must_use]
+pub fn frame_bytes(kind: FrameKind, body: &str) -> Vec<u8> {
+    let mut bytes = length(body.len() + 4).to_vec();
+    bytes.extend_from_slice(&[0, 0, 0, kind as u8]);
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
 }
 
 /// A command with a body: its line, the body's length, the body.

@@ -36,7 +36,7 @@ pub mod tree;
 pub mod wait;
 
 pub use auth_server::{Answer, AuthServer, allowing};
-pub use client::{Client, Frame, FrameKind, Message, command, multi_publish, texts};
+pub use client::{Client, Frame, FrameKind, Message, command, frame_bytes, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
 pub use layers::{Packing, SNAPPY_IDENTIFIER};
 pub use libraries::libraries;

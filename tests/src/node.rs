@@ -81,11 +81,12 @@ impl Options {
     /// Starts the node where it is expected to refuse; returns how it exited and what it said.
     ///
     /// # Panics
-    /// When it does not exit by itself.
+    /// When it serves instead, or does not exit by itself. It is gone then, too.
     #[must_use]
     pub fn start_refused(self) -> (ExitStatus, String) {
         let data_path = self.data_path.clone().expect("name the directory that makes it refuse");
         let mut process = Process::spawn(&self, &data_path);
+        assert!(!process.serves(), "the node serves where it should refuse to");
         let status = process.wait_for_exit();
         (status, process.log())
     }
@@ -115,7 +116,7 @@ impl Options {
     }
 }
 
-/// A running node. Dropping it kills it; when the test is failing, what it said is printed.
+/// A running node. Dropping it kills it.
 #[derive(Debug)]
 pub struct Node {
     options: Options,
@@ -312,19 +313,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.process.kill();
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(60)..];
-            eprintln!("--- the node's last lines ---\n{}\n---", tail.join("\n"));
-        }
-    }
-}
-
-/// One run of the binary.
+/// One run of the binary. Dropping it kills it; when the test is failing, what it said is printed.
 #[derive(Debug)]
 struct Process {
     child: Child,
@@ -411,6 +400,18 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- the node's last lines ---\n{}\n---", tail.join("\n"));
+        }
+    }
+}
+
 /// Flags that may be given several times, so that a later one does not replace an earlier one.
 fn repeatable(name: &str) -> bool {
     let names = ["--topic-durability", "--join", "--lookupd-tcp-address", "--auth-http-address"];
@@ -431,4 +432,19 @@ fn address_after(log: &str, marker: &str) -> Option<SocketAddr> {
     let line = &rest[..rest.find('\n')?];
     let end = line.find(|c: char| c.is_whitespace() || c == '\u{1b}').unwrap_or(line.len());
     line[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_should_have_refused_to_start_is_gone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let options = Options::new().data_path(directory.path().join("data"));
+        let unrefused = std::panic::catch_unwind(|| options.clone().start_refused());
+        assert!(unrefused.is_err(), "nothing keeps it from serving: {unrefused:?}");
+        // Two nodes cannot have one directory.
+        drop(options.start());
+    }
 }

@@ -97,6 +97,12 @@ fn without_auth_commands_are_refused_and_so_is_a_second_auth() {
     let messages = bruit_tests::multi_publish("t", &["x"]);
     refused(&node, messages, "E_AUTH_FIRST AUTH required before MPUB");
     refused(&node, "SUB t c\n", "E_AUTH_FIRST AUTH required before SUB");
+    // An MPUB is refused by its line, whatever its body is or will be; a PUB once it is whole.
+    for body in [&b""[..], b"\0\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\x09\0\0\0\0"] {
+        refused(&node, [b"MPUB t\n", body].concat(), "E_AUTH_FIRST AUTH required before MPUB");
+    }
+    refused(&node, "PUB t\n\0\0\0\0", "E_BAD_MESSAGE PUB invalid message body size 0");
+    refused(&node, "MPUB t$\n", r#"E_BAD_TOPIC E_BAD_TOPIC MPUB topic name "t$" is not valid"#);
     refused(&node, "AUTH x\n", "E_INVALID AUTH invalid number of parameters");
     refused(&node, command("AUTH", b""), "E_BAD_BODY AUTH invalid body size 0");
     let mut client = authorized(&node);
@@ -283,4 +289,25 @@ fn heartbeats_go_on_while_a_server_is_asked() {
         client.send("NOP\n");
     }
     client.expect_fatal("E_AUTH_FAILED AUTH failed");
+}
+
+#[test]
+fn who_hangs_up_leaves_its_place_to_those_who_wait() {
+    let server = AuthServer::start(Answer::Hang);
+    let node = Options::new()
+        .arg(format!("--auth-http-address={}", server.address()))
+        .arg("--http-client-request-timeout=10m")
+        .start();
+    // As many as are asked for at a time.
+    let strangers: Vec<Client> = (0..256)
+        .map(|_| {
+            let mut stranger = node.client();
+            stranger.send(command("AUTH", b"noise"));
+            stranger
+        })
+        .collect();
+    wait::until("all of them are asked for", || server.requests().len() == 256);
+    server.answer(Answer::Json(allowing(60, BOTH)));
+    drop(strangers);
+    drop(authorized(&node));
 }

@@ -78,6 +78,31 @@ fn messages_of_all_sizes_pass_through() {
 }
 
 #[test]
+fn one_identifier_is_enough_and_any_number_of_them_is_taken() {
+    let node = Node::start();
+    // As pynsq has it: before every command, and even twice in a row.
+    let mut client = node.client();
+    client.negotiate(None, Packing::Snappy);
+    for body in ["one", "two"] {
+        client.try_send_packed(SNAPPY_IDENTIFIER).expect("the node reads");
+        client.publish("repeated", body);
+    }
+    // As Go has it: once, in front of everything.
+    let mut client = node.client();
+    client.negotiate(None, Packing::Snappy);
+    let mut encoder = snap::write::FrameEncoder::new(Vec::new());
+    for body in [b"one", b"two"] {
+        encoder.write_all(&command("PUB once", body)).expect("memory takes all");
+        encoder.flush().expect("memory takes all");
+        client.try_send_packed(&std::mem::take(encoder.get_mut())).expect("the node reads");
+        client.expect_ok();
+    }
+    for topic in ["repeated", "once"] {
+        node.consumer(topic, "c", 2).collect(["one", "two"]);
+    }
+}
+
+#[test]
 fn both_at_once_are_refused_unless_only_one_is_offered() {
     let both = r#"{"feature_negotiation":true,"snappy":true,"deflate":true}"#;
     let node = Node::start();

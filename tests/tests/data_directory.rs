@@ -140,11 +140,15 @@ fn a_full_disk_refuses_publishes_and_recovers_by_itself() {
     assert!(acknowledged > 5, "only {acknowledged} messages found room");
     let reply = node.http().post("/pub?topic=t", "x");
     assert_eq!(reply.outcome(), (503, r#"{"message":"EXITING"}"#.to_owned()));
+    let why = "NOK - disk full: free some space, or lower --min-free-disk";
+    assert_eq!(node.http().get("/ping").outcome(), (500, why.to_owned()));
+    assert_eq!(node.http().get("/stats?format=json").json()["health"], why);
     assert!(node.is_running());
     // Deliveries and FINs go on, and give the room back.
     consumer.ready(10);
     consumer.finish_messages(acknowledged);
     wait::until("there is room again", || node.http().post("/pub?topic=t", "after").status == 200);
+    assert_eq!(node.http().get("/ping").outcome(), (200, "OK".to_owned()));
     assert_eq!(consumer.message().text(), "after");
     node.crash();
     assert_eq!(node.consumer("t", "c", 1).message().text(), "after");

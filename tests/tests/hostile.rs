@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bruit_tests::{
-    Node, Options, command, multi_publish,
+    FrameKind, Node, Options, command, multi_publish,
     wait::{self, Stopwatch},
 };
 
@@ -52,7 +52,7 @@ fn half_a_body_and_silence_is_told_what_was_missing() {
         let mut client = node.client();
         client.send(bytes);
         let frame = client.frame_or_end().expect("an error before the end");
-        assert_eq!(String::from_utf8_lossy(&frame.body), error);
+        assert_eq!((frame.kind, String::from_utf8_lossy(&frame.body).as_ref()), (FrameKind::Error, error));
         client.expect_end();
     }
 }

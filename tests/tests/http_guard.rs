@@ -1,6 +1,9 @@
 //! The HTTP API with a guard: which token opens which path, and what the others are told.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bruit_tests::{Answer, AuthServer, Http, Node, Options, Reply, command, wait};
+use serde_json::{Value, json};
 
 const TOKENS: &str = r#"
 [[tokens]]
@@ -31,16 +34,36 @@ struct Guarded {
 
 impl Guarded {
     fn start(what: &str) -> Self {
+        Self::start_with(what, Options::new())
+    }
+
+    fn start_with(what: &str, options: Options) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("tokens.toml");
         std::fs::write(&path, TOKENS).expect("a temporary file can be written");
-        let options = Options::new().arg(format!("--auth-tokens-file={}", path.display()));
+        let options = options.arg(format!("--auth-tokens-file={}", path.display()));
         Self { node: options.arg(format!("--http-auth={what}")).start(), _dir: dir }
     }
 
     /// Status, and the message of an error.
     fn ask(&self, token: &str, method: &str, target: &str) -> u16 {
         ask(self.node.http(), token, method, target).status
+    }
+
+    /// The HTTP ports of the nodes that have the topic `orders`, and whether they are hidden from its lookups.
+    fn listed(&self) -> BTreeMap<u64, bool> {
+        let nodes = ask(self.node.http(), "admin", "GET", "/nodes").json();
+        let holds = |row: &&Value| row["topics"] == json!(["orders"]);
+        let rows = nodes["producers"].as_array().expect("a list of nodes").iter().filter(holds);
+        let row = |row: &Value| (row["http_port"].as_u64(), row["tombstones"][0].as_bool());
+        rows.map(row).map(|(port, hidden)| (port.expect("a port"), hidden.expect("a flag"))).collect()
+    }
+
+    /// The HTTP ports that a lookup of the topic `orders` names.
+    fn found(&self) -> BTreeSet<u64> {
+        let found = ask(self.node.http(), "admin", "GET", "/lookup?topic=orders").json();
+        let rows = found["producers"].as_array().expect("a list of producers").iter();
+        rows.map(|row| row["http_port"].as_u64().expect("a port")).collect()
     }
 }
 
@@ -157,4 +180,42 @@ fn commands_show_the_token_of_a_file_or_of_the_environment() {
     assert!(!succeeded && said.contains("does not take the token: E_UNAUTHORIZED"), "{said}");
     assert!(run(&["pub", "orders", &tcp], Some("producer")).0);
     wait::until("the node is still there", || guarded.ask("", "GET", "/ping") == 200);
+}
+
+#[test]
+fn an_administrator_hides_a_producer_through_another_node() {
+    for what in ["changes", "all"] {
+        let first = Guarded::start(what);
+        let second = Guarded::start_with(what, Options::new().join(&first.node));
+        let ports = [&first, &second].map(|guarded| u64::from(guarded.node.http_address().port()));
+        for guarded in [&first, &second] {
+            assert_eq!(guarded.ask("producer", "POST", "/pub?topic=orders"), 200);
+        }
+        let nobody_hidden = BTreeMap::from(ports.map(|port| (port, false)));
+        for guarded in [&first, &second] {
+            wait::until("both are found", || guarded.listed() == nobody_hidden);
+        }
+        let target = format!("/topic/tombstone?topic=orders&node={}", second.node.http_address());
+        for guarded in [&first, &second] {
+            for (token, expected) in
+                [("", 401), ("wrong", 401), ("producer", 403), ("consumer", 403), ("reader", 403)]
+            {
+                assert_eq!(guarded.ask(token, "POST", &target), expected, "{what} with {token:?}");
+            }
+        }
+        assert_eq!((first.listed(), second.listed()), (nobody_hidden.clone(), nobody_hidden));
+
+        assert_eq!(first.ask("admin", "POST", &target), 200);
+        // Both know by now: the one was asked, and has told the other.
+        for guarded in [&first, &second] {
+            assert_eq!(guarded.listed(), BTreeMap::from([(ports[0], false), (ports[1], true)]));
+            assert_eq!(guarded.found(), BTreeSet::from([ports[0]]));
+        }
+        // So what nsqadmin does next concerns that node alone.
+        assert_eq!(second.ask("admin", "POST", "/topic/delete?topic=orders"), 200);
+        for (guarded, left) in [(&first, 1), (&second, 0)] {
+            let stats = ask(guarded.node.http(), "admin", "GET", "/stats?format=json").json();
+            assert_eq!(stats["topics"].as_array().map(Vec::len), Some(left), "{stats}");
+        }
+    }
 }

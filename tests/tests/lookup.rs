@@ -147,6 +147,30 @@ fn whoever_hides_a_producer_may_delete_there_at_once() {
 }
 
 #[test]
+fn a_node_is_told_that_it_is_hidden_also_where_its_http_cannot_be_reached() {
+    let first = Node::start();
+    // As behind an address translation, or with a port that wants TLS.
+    let second = Options::new().join(&first).arg("--broadcast-http-port=1").start();
+    let topics: Vec<String> = (0..20).map(|number| format!("t{number}")).collect();
+    for topic in &topics {
+        first.client().publish(topic, "x");
+        second.client().publish(topic, "x");
+    }
+    let both = [&first, &second].map(|node| node.tcp_address().port()).into();
+    for topic in &topics {
+        first.wait_for_producers(topic, &both);
+        second.wait_for_producers(topic, &both);
+        first.http().post_ok(&format!("/topic/tombstone?topic={topic}&node=127.0.0.1:1"), "");
+        second.http().post_ok(&format!("/topic/delete?topic={topic}"), "");
+    }
+    for topic in &topics {
+        assert_eq!(second.topic_stats(topic), None);
+        first.wait_for_producers(topic, &[first.tcp_address().port()].into());
+        assert!(first.topic_stats(topic).is_some(), "{topic} is deleted where nobody asked for it");
+    }
+}
+
+#[test]
 fn an_asker_is_told_the_address_that_it_can_reach() {
     let node = Options::new().arg("--broadcast-address=203.0.113.9,127.0.0.1").start();
     node.client().publish("t", "x");

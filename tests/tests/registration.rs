@@ -151,10 +151,17 @@ fn refusals_are_told_in_the_words_of_nsqlookupd_and_end_the_connection() {
         ("UNREGISTER", "E_INVALID UNREGISTER insufficient number of params"),
         ("REGISTER b$d", "E_BAD_TOPIC REGISTER topic name 'b$d' is not valid"),
         ("REGISTER t b$d", "E_BAD_CHANNEL REGISTER channel name 'b$d' is not valid"),
+        ("UNREGISTER b$d", "E_BAD_TOPIC UNREGISTER topic name 'b$d' is not valid"),
+        ("UNREGISTER t b$d", "E_BAD_CHANNEL UNREGISTER channel name 'b$d' is not valid"),
+        ("ping", "E_INVALID invalid command ping"),
+        ("", "E_INVALID invalid command "),
         ("IDENTIFY", "E_INVALID cannot IDENTIFY again"),
     ] {
         let mut nsqd = Registration::identified(registry, HOST, 5150);
         nsqd.ok("REGISTER kept");
+        // Space around a line is none of it, and a name that is not known may be unregistered.
+        nsqd.ok(" PING\t\r");
+        nsqd.ok("UNREGISTER unknown unknown \r");
         nsqd.send(format!("{line}\n"));
         assert_eq!(nsqd.answer(), expected);
         assert_eq!(nsqd.answer_or_end(), None, "{line}");

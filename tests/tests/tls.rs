@@ -1,6 +1,6 @@
 //! TLS over TCP: how it begins, who may come, and what is refused without it (NSQ reference, section 2.9).
 
-use bruit_tests::{Client, FrameKind, Node, Packing, certificates::Authority, command, wait};
+use bruit_tests::{Client, FrameKind, Node, Packing, certificates::Authority, command, frame_bytes, wait};
 
 const ASK: &str = r#"{"feature_negotiation":true,"tls_v1":true}"#;
 
@@ -37,6 +37,35 @@ fn messages_travel_inside_of_tls_whatever_else_is_negotiated() {
         }
         node.wait_for(&topic, "c", "depth", 0);
         node.wait_for(&topic, "c", "in_flight_count", 0);
+    }
+}
+
+#[test]
+fn each_layer_says_ok_once_and_nothing_else() {
+    let authority = Authority::new("authority");
+    let node = authority.options().start();
+    for packing in [Packing::None, Packing::Snappy, Packing::Deflate] {
+        let mut client = node.client();
+        client.negotiate(Some(&authority.client(None)), packing);
+        // Another OK would come before this.
+        client.send("FOO\n");
+        client.expect_fatal("E_INVALID invalid command FOO");
+    }
+}
+
+#[test]
+fn without_negotiation_no_layer_begins_whatever_is_asked_for() {
+    let authority = Authority::new("authority");
+    let node = authority.options().start();
+    for body in [
+        r#"{"feature_negotiation":false,"tls_v1":true}"#,
+        r#"{"tls_v1":true,"snappy":true}"#,
+        r#"{"tls_v1":true,"snappy":true,"deflate":true}"#,
+    ] {
+        let mut client = node.client();
+        client.send([command("IDENTIFY", body.as_bytes()), command("PUB t", b"in plain text")].concat());
+        let two = frame_bytes(FrameKind::Response, "OK").repeat(2);
+        assert_eq!(client.raw_bytes(two.len()), two, "{body}");
     }
 }
 
@@ -84,10 +113,12 @@ fn nothing_but_identify_is_heard_without_the_tls_that_is_required() {
         client.send(format!("{line}\n"));
         client.expect_fatal(&format!("E_INVALID cannot {word} in current state (TLS required)"));
     }
-    let mut identified = node.client();
-    identified.identify(r#"{"feature_negotiation":true}"#);
-    identified.send("NOP\n");
-    identified.expect_fatal("E_INVALID cannot NOP in current state (TLS required)");
+    for packing in [Packing::None, Packing::Snappy, Packing::Deflate] {
+        let mut identified = node.client();
+        identified.negotiate(None, packing);
+        identified.send("NOP\n");
+        identified.expect_fatal("E_INVALID cannot NOP in current state (TLS required)");
+    }
     let mut secure = node.client();
     secure.negotiate(Some(&authority.client(None)), Packing::Deflate);
     secure.publish("t", "protected");

@@ -93,6 +93,34 @@ fn to_file_finishes_nothing_that_is_not_synced_and_everything_that_is() {
 }
 
 #[test]
+fn to_file_goes_on_when_all_messages_come_from_one_of_several_nodes() {
+    let (full, empty) = (Node::start(), Node::start());
+    let bodies: Vec<String> = (0..50).map(|n| format!("message {n} of no file before")).collect();
+    full.client().publish_all("t", &bodies);
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        format!("--nsqd-tcp-address={},{}", full.tcp_address(), empty.tcp_address()),
+        format!("--output-dir={}", dir.path().display()),
+    ];
+    let args = ["to-file", "--topic=t", "--sync-interval=1h", "--max-in-flight=10", "--rotate-size=200"];
+    let tool = started(&args, &more);
+    wait::until("all have been delivered", || {
+        full.channel_stats("t", "nsq_to_file").is_some_and(|stats| stats["depth"] == 0)
+    });
+    tool.signal("TERM");
+    assert_eq!(tool.end().code, Some(0));
+    full.wait_for("t", "nsq_to_file", "in_flight_count", 0);
+    let files = contents(dir.path(), "t.");
+    let lines = files.iter().map(|(_, text)| text.iter().filter(|byte| **byte == b'\n').count());
+    // What was on its way when the tool was told to end has gone back.
+    let back = full.channel_stats("t", "nsq_to_file").unwrap()["depth"].as_u64().unwrap();
+    assert_eq!(lines.sum::<usize>() as u64 + back, 50);
+    let empty: Vec<&String> =
+        files.iter().filter(|(_, text)| text.is_empty()).map(|(name, _)| name).collect();
+    assert!(files.len() > 3 && empty.len() <= 1, "only the last may be empty: {files:?}");
+}
+
+#[test]
 fn to_file_rotates_compresses_and_moves_finished_files_without_overwriting_any() {
     let node = Node::start();
     let dir = tempfile::tempdir().unwrap();

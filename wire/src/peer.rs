@@ -24,6 +24,8 @@ pub enum Purpose {
     Relay,
     /// Showing that both ends and the way between them are there: the answer is all.
     Ping,
+    /// Saying that the one who is called is hidden from lookups of a topic: its name, answered by an empty blob.
+    Hide,
 }
 
 /// What the caller says first.
@@ -101,6 +103,7 @@ impl Purpose {
             Self::Keys => 2,
             Self::Relay => 3,
             Self::Ping => 4,
+            Self::Hide => 5,
         }
     }
 
@@ -110,6 +113,7 @@ impl Purpose {
             2 => Some(Self::Keys),
             3 => Some(Self::Relay),
             4 => Some(Self::Ping),
+            5 => Some(Self::Hide),
             _ => None,
         }
     }
@@ -164,6 +168,15 @@ mod tests {
         for cut in 0..golden.len() {
             assert_eq!(read(&golden[..cut]), Err(InvalidHello), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_purpose_keeps_its_number() {
+        let purposes = [Purpose::Exchange, Purpose::Keys, Purpose::Relay, Purpose::Ping, Purpose::Hide];
+        for (code, purpose) in (1..).zip(purposes) {
+            assert_eq!((purpose.code(), Purpose::of(code)), (code, Some(purpose)));
+        }
+        assert!((6..=255).chain([0]).all(|code| Purpose::of(code).is_none()));
     }
 
     #[test]

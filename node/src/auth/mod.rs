@@ -156,11 +156,15 @@ impl Auth {
         asker: Asker,
         secret: Arc<[u8]>,
     ) -> oneshot::Receiver<Result<Decision, Undecided>> {
-        let (answer, answered) = oneshot::channel();
+        let (mut answer, answered) = oneshot::channel();
         let auth = Arc::clone(self);
         self.env.background.spawn(Box::pin(async move {
-            // The connection may be gone by now; then nobody wants to know.
-            let _ = answer.send(auth.decide(&asker, &secret).await);
+            // When the connection is gone nobody wants to know, and the place is for those who do.
+            tokio::select! {
+                biased;
+                () = answer.closed() => {}
+                decision = auth.decide(&asker, &secret) => drop(answer.send(decision)),
+            }
         }));
         answered
     }

@@ -386,14 +386,17 @@ impl Broker {
         stats.filter(|client| !client.pub_counts.is_empty()).collect()
     }
 
-    /// Whether the last write to the journal succeeded.
+    /// Whether the last write to the journal succeeded, and publishes are not refused for want of room.
     ///
     /// # Errors
-    /// What the disk said.
+    /// What the disk said, or that it is full: nsqd would find that out with the next publish.
     pub fn health(&self) -> Result<(), String> {
-        match &*self.last_error.lock() {
-            Some(error) => Err(error.to_string()),
-            None => Ok(()),
+        if let Some(error) = &*self.last_error.lock() {
+            return Err(error.to_string());
+        }
+        match self.shared.admission.refusal() {
+            None | Some(Refused::Exiting) => Ok(()),
+            Some(why) => Err(why.to_string()),
         }
     }
 

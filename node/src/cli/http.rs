@@ -13,7 +13,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::token::token;
+use super::client::Access;
+use crate::env::Conn;
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -22,10 +23,12 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Longest answer to take, bytes.
 const ANSWER_MAX: u64 = 256 << 20;
 
-/// The HTTP side of a node.
+/// The HTTP side of a node, or another server.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     address: String,
+    secure: bool,
+    access: Access,
 }
 
 /// What a node answered.
@@ -38,10 +41,19 @@ pub(super) struct Answer {
 }
 
 impl Http {
-    /// The node whose HTTP is at `address`: `host:port`, in a URL or not.
+    /// The node whose HTTP is at `address`: `host:port`, in a URL or not; encrypted where it begins with
+    /// `https://`.
     pub(super) fn new(address: &str) -> Self {
-        let address = address.strip_prefix("http://").unwrap_or(address);
-        Self { address: address.trim_end_matches('/').to_owned() }
+        let (secure, address) = match address.strip_prefix("https://") {
+            Some(address) => (true, address),
+            None => (false, address.strip_prefix("http://").unwrap_or(address)),
+        };
+        Self { address: address.trim_end_matches('/').to_owned(), secure, access: Access::chosen() }
+    }
+
+    /// A server at `address` (`host:port`) that is no node: it is shown no token.
+    pub(super) fn stranger(address: String, secure: bool) -> Self {
+        Self { address, secure, access: Access::of_strangers() }
     }
 
     /// Where it is, `host:port`.
@@ -90,12 +102,18 @@ impl Http {
         (to_connect, to_answer): (Duration, Duration),
     ) -> anyhow::Result<Answer> {
         let address = &self.address;
-        let mut stream = match timeout(to_connect, TcpStream::connect(address)).await {
+        let stream = match timeout(to_connect, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unreachable(address, &error)),
             Err(_) => bail!("cannot reach a node at {address} (no answer within {to_connect:?})"),
         };
-        let token = token().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let (reader, writer) = stream.into_split();
+        let mut conn = Conn { reader: Box::new(reader), writer: Box::new(writer) };
+        if self.secure {
+            conn = self.access.encrypt(conn, address).await?.0;
+        }
+        let token = self.access.token.as_ref();
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let mut request = format!(
             "{method} {target} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: bruit/{}\r\n{token}{headers}Content-Length: {}\r\n\r\n",
             env!("CARGO_PKG_VERSION"),
@@ -104,18 +122,30 @@ impl Http {
         .into_bytes();
         request.extend_from_slice(body);
         let exchange = timeout(to_answer, async {
+            let Conn { reader, mut writer } = conn;
             // A node may answer, and close, before it has read all of a request that it refuses.
-            let written = stream.write_all(&request).await;
             let mut answer = Vec::new();
-            let read = stream.take(ANSWER_MAX).read_to_end(&mut answer).await;
+            let mut reader = reader.take(ANSWER_MAX);
+            let write = async {
+                writer.write_all(&request).await?;
+                writer.flush().await
+            };
+            // Together: a handshake has to hear before it can say more.
+            let (written, read) = tokio::join!(write, reader.read_to_end(&mut answer));
             if answer.is_empty() { written.and(read).map(|_| answer) } else { Ok(answer) }
         });
         let exchanged = exchange.await.map_err(|_| {
             anyhow!("what is at {address} does not answer {method} {target} within {to_answer:?}")
         })?;
-        let bytes = exchanged.with_context(|| format!("the connection to {address} is lost"))?;
+        let bytes = exchanged.with_context(|| match self.secure {
+            true => format!("TLS with {address} fails, or the connection is lost"),
+            false => format!("the connection to {address} is lost"),
+        })?;
         parse(&bytes).ok_or_else(|| {
-            anyhow!("what answers at {address} does not speak HTTP: is it the HTTP port of a node?")
+            anyhow!(
+                "what answers at {address} does not speak HTTP: is it the HTTP port of a node, and https:// \
+                 before it where that is encrypted?"
+            )
         })
     }
 }

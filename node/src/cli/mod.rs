@@ -28,14 +28,13 @@ mod tail;
 mod to_file;
 mod to_http;
 mod to_mesh;
-mod token;
 mod upstreams;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::settings::Persona;
+use self::{client::AccessArgs, settings::Persona};
 
 /// Exit code of a command that did not succeed.
 const FAILED: u8 = 1;
@@ -59,9 +58,8 @@ const IN_PART: u8 = 4;
         130 or 143 after a second SIGINT or SIGTERM."
 )]
 struct Cli {
-    /// Holds the token to show to a node that wants one [env: BRUIT_TOKEN]
-    #[arg(long, value_name = "FILE", global = true)]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -108,6 +106,22 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
+impl Command {
+    /// Whether it is a client of nodes. The load generator has its own ways to be one.
+    const fn asks_nodes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Serve(_)
+                | Self::Nsqd(_)
+                | Self::Nsqlookupd(_)
+                | Self::Dev(_)
+                | Self::Config(_)
+                | Self::Journal(_)
+                | Self::Bench(_)
+        )
+    }
+}
+
 /// Runs the command line `argv`, program name included, to its end.
 #[must_use]
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
@@ -137,12 +151,13 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    if matches!(cli.command, Command::Serve(_)) && cli.token_file.is_some() {
+    if !cli.access.is_empty() && !cli.command.asks_nodes() {
         anyhow::bail!(
-            "--token-file is for commands that ask a node: name the tokens that a node takes with --auth-tokens-file"
+            "--token-file, --tls, --compress and the like are for commands that ask a node; a node itself takes \
+             --auth-tokens-file, --tls-cert and --tls-key"
         );
     }
-    token::choose(cli.token_file.as_ref())?;
+    cli.access.choose()?;
     run(cli.command)
 }
 

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{select, sync::mpsc, time::Instant};
 
 use super::{
-    client::{Client, Reply},
+    client::{Client, Introduction, Reply},
     lines::{self, Chunk},
 };
 
@@ -82,8 +82,8 @@ pub(super) fn run(args: &PublishArgs) -> anyhow::Result<ExitCode> {
 
 async fn publish(args: &PublishArgs) -> anyhow::Result<ExitCode> {
     let (source, size) = open(args)?;
-    let user_agent = concat!("bruit-pub/", env!("CARGO_PKG_VERSION"));
-    let client = Client::connect(&args.nsqd_tcp_address, user_agent).await?;
+    let introduction = Introduction::new(concat!("bruit-pub/", env!("CARGO_PKG_VERSION")));
+    let client = Client::connect(&args.nsqd_tcp_address, &introduction).await?;
     let (sender, chunks) = mpsc::channel(2);
     let skip = args.skip;
     tokio::runtime::Handle::current().spawn_blocking(move || lines::read(source, skip, &sender));

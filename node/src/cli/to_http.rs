@@ -24,8 +24,8 @@ use super::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "A message is finished once a server has answered with 2xx (200 for GET); otherwise it is \
-    delivered again, and all messages more slowly for a while. URLs are http only: put a proxy before what \
-    speaks https alone.\nSIGTERM and SIGINT end the command once the requests under way are answered."
+    delivered again, and all messages more slowly for a while. Servers of https URLs have to show a \
+    certificate that --tls-ca-file or the system vouches for; none is shown the token.\nSIGTERM and SIGINT end the command once the requests under way are answered."
 )]
 pub(super) struct ToHttpArgs {
     /// The topic; may be given several times
@@ -106,7 +106,15 @@ async fn forward(args: &ToHttpArgs, sender: &Arc<Sender>) -> anyhow::Result<()> 
             }
         }
     }
-    while requests.join_next().await.is_some() {}
+    while !requests.is_empty() {
+        select! {
+            biased;
+            // Who asks twice does not want to wait.
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = requests.join_next() => {}
+        }
+    }
     consumer.close().await;
     Ok(())
 }
@@ -229,8 +237,10 @@ impl Sender {
 
 impl Target {
     fn parse(url: &str, gets: bool) -> anyhow::Result<Self> {
-        let Some(rest) = url.strip_prefix("http://") else {
-            bail!("{url:?} is no URL that begins with http://; https is not spoken: put a proxy before it")
+        let (secure, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => bail!("{url:?} is no URL that begins with http:// or https://"),
         };
         if gets && url.matches("%s").count() != 1 {
             bail!("--get {url:?}: write %s once, where the message is to be");
@@ -241,9 +251,10 @@ impl Target {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let host = if has_port { host.to_owned() } else { format!("{host}:80") };
+        let port = if secure { 443 } else { 80 };
+        let host = if has_port { host.to_owned() } else { format!("{host}:{port}") };
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { http: Http::new(&host), path })
+        Ok(Self { http: Http::stranger(host, secure), path })
     }
 }
 
@@ -264,8 +275,8 @@ mod tests {
         assert_eq!(parsed("http://a", false), ("a:80".to_owned(), "/".to_owned()));
         assert_eq!(parsed("http://a:81/x?y=1", false), ("a:81".to_owned(), "/x?y=1".to_owned()));
         assert_eq!(parsed("http://[::1]:81?m=%s", true), ("[::1]:81".to_owned(), "/?m=%s".to_owned()));
-        for (url, gets) in [("https://a", false), ("a:80", false), ("http://a", true), ("http://a/ b", false)]
-        {
+        assert_eq!(parsed("https://a/x", false), ("a:443".to_owned(), "/x".to_owned()));
+        for (url, gets) in [("ftp://a", false), ("a:80", false), ("http://a", true), ("http://a/ b", false)] {
             assert!(parse(url, gets).is_err(), "{url}");
         }
     }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bruit_wire::nsq::{ClientError, Command, Decoder, FrameType};
+use bruit_wire::nsq::{ClientError, Command, Decoder, FrameType, Need};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
@@ -16,6 +16,9 @@ use crate::{
     auth::{Asker, Auth, Decision, Undecided},
     broker::Identity,
 };
+
+/// What an MPUB begins with.
+const MULTI_PUBLISH: &[u8] = b"MPUB ";
 
 /// Where a connection stands with its secret.
 pub(super) struct Authorization {
@@ -60,6 +63,11 @@ impl Authorization {
 
     const fn is_authorized(&self) -> bool {
         self.decision.is_some()
+    }
+
+    /// Whether the client has to AUTH and has not yet.
+    const fn is_due(&self) -> bool {
+        self.auth.is_some() && !self.is_authorized()
     }
 
     fn check(&mut self, command: &Command<'_>) -> Verdict {
@@ -117,8 +125,11 @@ impl Connection {
     /// What a client is told of bytes that are no command by the rules that hold for it. A stranger's publish may
     /// be one by the others: then it lacks AUTH, which is the better answer.
     pub(super) fn complaint(&self, bytes: &[u8], error: ClientError) -> ClientError {
-        if self.authorization.auth.is_none() || self.authorization.is_authorized() {
+        if !self.authorization.is_due() {
             return error;
+        }
+        if bytes.starts_with(MULTI_PUBLISH) && matches!(error.code, "E_BAD_BODY" | "E_BAD_MESSAGE") {
+            return ClientError::auth_first("MPUB");
         }
         let name = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
         let name = ["PUB", "MPUB", "DPUB"].into_iter().find(|publish| publish.as_bytes() == name);
@@ -126,6 +137,14 @@ impl Connection {
             (Some(name), Ok(_)) => ClientError::auth_first(name),
             _ => error,
         }
+    }
+
+    /// What a client is told whose command is there in part only: nsqd looks at a stranger's MPUB no further than
+    /// its line, and at other commands when they are whole.
+    pub(super) fn premature(&self, bytes: &[u8], need: Need) -> Option<ClientError> {
+        let is_multi_publish = self.authorization.is_due() && bytes.starts_with(MULTI_PUBLISH);
+        let has_line = is_multi_publish && need.interrupted().is_some();
+        has_line.then(|| ClientError::auth_first("MPUB"))
     }
 
     /// AUTH: the answer follows once it is known what the secret allows.

@@ -50,6 +50,9 @@ impl Connection {
                 }
                 Ok(Decoded::Need(need)) => {
                     self.need = Some(need);
+                    if let Some(error) = self.premature(&bytes[at..], need) {
+                        self.fail(&error);
+                    }
                     break;
                 }
                 Err(error) => {
@@ -98,10 +101,8 @@ impl Connection {
         let done = match effect {
             Effect::None => Ok(()),
             Effect::Finish(id) => self.finish(id),
-            Effect::Publish { topic, body, delay: 0 } => {
-                self.publish(topic, body, behind).map(|more| taken = more)
-            }
-            Effect::Publish { topic, body, delay } => {
+            Effect::Publish { topic, body } => self.publish(topic, body, behind).map(|more| taken = more),
+            Effect::DeferredPublish { topic, body, delay } => {
                 self.stage(topic, delay, std::iter::once(body), "DPUB", (1, body.len()))
             }
             Effect::MultiPublish { topic, messages } => {

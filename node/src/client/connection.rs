@@ -33,6 +33,7 @@ use super::{
 use crate::{
     broker::{Broker, Channel, Client, Ticket, Topic, Want, millis},
     env::Conn,
+    layers::Layered,
     relay::{Feed, Relays},
 };
 
@@ -88,6 +89,8 @@ pub(super) struct Connection {
     pub(super) authorization: Authorization,
     pub(super) conn: Conn,
     pub(super) upgrade: Upgrade,
+    /// What lies between this and the socket.
+    pub(super) layers: Option<Layered>,
     pub(super) decoder: Decoder,
     pub(super) opened: bool,
     /// The part of a command that came so far, or commands that wait for room.
@@ -139,6 +142,7 @@ pub(super) async fn run(
         authorization,
         conn,
         upgrade: Upgrade::None,
+        layers: None,
         decoder: Decoder::new(),
         opened: false,
         input: BytesMut::new(),
@@ -221,7 +225,11 @@ impl Connection {
             scratch.resize(SCRATCH, 0);
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.conn.reader).poll_read(cx, &mut buffer) {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => {
+                    // Less of it may wait than before.
+                    self.count_input();
+                    return Ok(self.ending);
+                }
                 Poll::Ready(Err(_)) => return self.broken(),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return self.hung_up(),
                 Poll::Ready(Ok(())) => {}
@@ -255,13 +263,20 @@ impl Connection {
 
     /// Tells the broker how much of what all clients leave waiting is this one's.
     fn count_output(&mut self) {
-        let now = self.outbox.bytes();
+        let now = self.output();
         let before = std::mem::replace(&mut self.output_counted, now);
-        self.broker.holds_output(before, now);
+        if before != now {
+            self.broker.holds_output(before, now);
+        }
+    }
+
+    /// Bytes that wait for the client to read.
+    fn output(&self) -> usize {
+        self.outbox.bytes() + self.layers.as_ref().map_or(0, Layered::waiting)
     }
 
     pub(super) fn is_stuffed(&self) -> bool {
-        self.outbox.bytes() >= OUTPUT_STUFFED || self.outbox.owed() >= OWED_MAX
+        self.output() >= OUTPUT_STUFFED || self.outbox.owed() >= OWED_MAX
     }
 
     /// Takes the commands that lie in [`Self::input`].
@@ -318,7 +333,7 @@ impl Connection {
     /// Takes messages while the client is ready for them: what has come from other nodes, then what the node
     /// itself holds.
     fn deliver(&mut self) -> bool {
-        let settled = self.settled;
+        let (settled, output) = (self.settled, self.output());
         let subscribed = self.subscription.as_mut().filter(|subscription| subscription.durable <= settled);
         let Some(subscription) = subscribed else { return false };
         let room = if self.broker.is_output_tight() { OUTPUT_TIGHT } else { OUTPUT_MAX };
@@ -329,7 +344,7 @@ impl Connection {
         let mut want = Want {
             client: self.client.id,
             messages: self.session.ready.saturating_sub(self.client.in_flight.load(Ordering::Relaxed)),
-            bytes: room.saturating_sub(self.outbox.bytes()),
+            bytes: room.saturating_sub(output),
             timeout: clamp(self.session.msg_timeout),
             sample: if rate > 0 { Some(&mut sample) } else { None },
         };

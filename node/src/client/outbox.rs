@@ -206,3 +206,22 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody outside sees these: a node that stops closes its connections before it could answer them.
+    #[test]
+    fn a_node_that_stops_refuses_in_the_words_of_nsqd() {
+        for (command, expected) in [
+            ("PUB", "E_PUB_FAILED PUB failed exiting"),
+            ("MPUB", "E_MPUB_FAILED MPUB failed exiting"),
+            ("DPUB", "E_DPUB_FAILED DPUB failed exiting"),
+            ("SUB", "E_SUB_FAILED SUB failed exiting"),
+        ] {
+            let error = refused(command, &Refused::Exiting);
+            assert_eq!((error.to_string().as_str(), error.fatal), (expected, true));
+        }
+    }
+}

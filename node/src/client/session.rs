@@ -80,8 +80,10 @@ pub(super) enum Effect<'a> {
     Ready,
     /// The client said who it is; a response frame with these bytes answers, and what was granted begins behind it.
     Identified(Box<Identify>, Vec<u8>, Granted),
-    /// Store one message; the delay is in ms.
-    Publish { topic: &'a str, body: &'a [u8], delay: u64 },
+    /// Store one message.
+    Publish { topic: &'a str, body: &'a [u8] },
+    /// Store one message that is not due before the delay, in ms, is over.
+    DeferredPublish { topic: &'a str, body: &'a [u8], delay: u64 },
     /// Store messages, all or none.
     MultiPublish { topic: &'a str, messages: Messages<'a> },
     /// Become a consumer.
@@ -131,9 +133,9 @@ impl Session {
     pub(super) fn handle<'a>(&mut self, command: Command<'a>) -> Result<Effect<'a>, ClientError> {
         Ok(match command {
             Command::Nop => Effect::None,
-            Command::Publish { topic, body } => Effect::Publish { topic, body, delay: 0 },
+            Command::Publish { topic, body } => Effect::Publish { topic, body },
             Command::DeferredPublish { topic, delay_ms, body } => {
-                Effect::Publish { topic, body, delay: delay_ms }
+                Effect::DeferredPublish { topic, body, delay: delay_ms }
             }
             Command::MultiPublish { topic, messages } => Effect::MultiPublish { topic, messages },
             Command::Finish { id } => Effect::Finish(id),

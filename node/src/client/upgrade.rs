@@ -52,7 +52,10 @@ impl Connection {
             Upgrade::Handshake(layered) => match layered.handshake() {
                 Handshake::Done(session) => {
                     self.upgrade = Upgrade::None;
-                    self.session.secured();
+                    // Compression alone protects nothing.
+                    if session.is_some() {
+                        self.session.secured();
+                    }
                     self.client.secured(session);
                     true
                 }
@@ -76,6 +79,7 @@ impl Connection {
         self.conn = conn;
         self.client.packed(compression);
         self.outbox.flush();
+        self.layers = Some(layered.clone());
         self.upgrade = Upgrade::Handshake(layered);
     }
 

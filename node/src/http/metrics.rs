@@ -48,7 +48,12 @@ fn process(out: &mut Exposition, state: &HttpState) {
     out.single("waiting_output_bytes", GAUGE, "Bytes that wait for clients to take them.", waiting);
     out.single("unfinished_input_bytes", GAUGE, "Bytes of commands that have come in part.", unfinished);
     let healthy = u8::from(state.broker.health().is_ok());
-    out.single("healthy", GAUGE, "1 if the last write to the journal succeeded, else 0.", healthy);
+    out.single(
+        "healthy",
+        GAUGE,
+        "1 if publishes are taken and the last write to the journal succeeded, else 0.",
+        healthy,
+    );
 }
 
 fn journal(out: &mut Exposition, journal: &JournalStats) {

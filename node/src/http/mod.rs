@@ -29,7 +29,6 @@ mod publish;
 mod query;
 pub(crate) mod reach;
 mod refusals;
-mod relay;
 mod reply;
 mod route;
 mod series;

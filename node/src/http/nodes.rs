@@ -5,12 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{
-    Extension,
-    extract::State,
-    http::{HeaderMap, Uri, header::AUTHORIZATION},
-    response::Response,
-};
+use axum::{Extension, extract::State, http::Uri, response::Response};
 use bruit_gossip::{About, Member, MemberState, NodeId};
 use bruit_wire::{TopicName, lookup};
 
@@ -20,7 +15,6 @@ use super::{
     known::{Known, version},
     lookup::named_topic,
     query::Query,
-    relay,
     reply::{self, ApiError},
     serve::Asker,
 };
@@ -56,11 +50,7 @@ pub(super) async fn debug(State(state): State<HttpState>, asker: Option<Extensio
 
 /// `POST /topic/tombstone?topic=&node=`: hides a producer, named `broadcast_address:http_port`, from lookups
 /// of the topic for a while. Success also when nothing is named so.
-pub(super) async fn tombstone(
-    State(state): State<HttpState>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(super) async fn tombstone(State(state): State<HttpState>, uri: Uri) -> Result<Response, ApiError> {
     let query = Query::of(&uri)?;
     let topic = named_topic(&query)?;
     let node = query.first("node").ok_or(ApiError::bad("MISSING_ARG_NODE"))?;
@@ -69,12 +59,8 @@ pub(super) async fn tombstone(
     let holders = known.registrations(topic.as_str());
     let named: Vec<NodeId> =
         holders.iter().filter(|holder| is_named(holder.about, &node)).map(|holder| holder.id).collect();
-    let relayed = query.first("relayed").is_some();
     for id in named {
         state.mesh.tombstone(topic.clone(), id).await;
-        if !relayed && id != known.view().me() {
-            relay::tombstone(&state, &known, id, &topic, &node, headers.get(AUTHORIZATION)).await;
-        }
     }
     Ok(reply::empty())
 }

@@ -5,26 +5,17 @@ use std::{path::Path, sync::Arc, time::UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, ServerConnection, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, UnixTime},
-    server::{
-        NoServerSessionStorage, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    ServerConfig, ServerConnection,
+    pki_types::CertificateDer,
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use crate::{
-    certificates::{TlsError, Wall, certificates, private_key, unfit},
+    certificates::{AnyPeer, Named, TlsError, Wall, authorities, certificates, private_key, unfit},
     config::{ClientAuth, Reload, TlsConfig, TlsVersion},
     env::Env,
     exit::Exiting,
 };
-
-/// Where systems keep the authorities that they trust.
-const SYSTEM_AUTHORITIES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// Begins handshakes with clients, by the certificates that were last read.
 pub(crate) struct Doorkeeper {
@@ -121,37 +112,16 @@ async fn load(config: &TlsConfig, env: &Env) -> Result<Arc<ServerConfig>, TlsErr
 
 /// Whose certificates are taken.
 async fn clients(config: &TlsConfig, env: &Env) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let algorithms = env.crypto.signature_verification_algorithms;
     match config.client_auth {
         ClientAuth::None => Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientAuth::Require => Ok(Arc::new(Anyone { algorithms })),
+        ClientAuth::Require => Ok(Arc::new(AnyPeer::new(&env.crypto))),
         ClientAuth::RequireVerify => {
-            let authorities = Arc::new(authorities(config, env).await?);
+            let named = config.root_ca.clone().map(|path| Named { flag: "tls-root-ca-file", path });
+            let authorities = Arc::new(authorities(named.as_ref(), env).await?);
             let clients = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&env.crypto));
             clients.build().map_err(|error| TlsError::Unmade { reason: error.to_string() })
         }
     }
-}
-
-/// The authorities that clients' certificates may come from.
-async fn authorities(config: &TlsConfig, env: &Env) -> Result<RootCertStore, TlsError> {
-    let mut authorities = RootCertStore::empty();
-    if let Some(path) = &config.root_ca {
-        for certificate in certificates(env, "tls-root-ca-file", path).await? {
-            let added = authorities.add(certificate);
-            added.map_err(|error| unfit("tls-root-ca-file", path, error.to_string()))?;
-        }
-        return Ok(authorities);
-    }
-    for path in SYSTEM_AUTHORITIES {
-        // Systems keep them in different places; what is in none of these is missing.
-        if let Ok(found) = certificates(env, "tls-root-ca-file", Path::new(path)).await {
-            authorities.add_parsable_certificates(found);
-            return Ok(authorities);
-        }
-    }
-    let reason = "this system names no authorities that it trusts: name yours with --tls-root-ca-file";
-    Err(TlsError::Unmade { reason: reason.to_owned() })
 }
 
 /// Says so when a certificate is of no use at this time: it is used all the same, as there is no better one.
@@ -168,48 +138,5 @@ fn mention_expiry(path: &Path, chain: &[CertificateDer<'_>], env: &Env) {
         );
     } else if validity.not_before.timestamp() > now {
         tracing::warn!("--tls-cert {}: it begins later ({})", path.display(), validity.not_before);
-    }
-}
-
-/// Takes any certificate of a client that has the key to it.
-#[derive(Debug)]
-struct Anyone {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ClientCertVerifier for Anyone {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bruit_wire::compress::Compression;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -70,6 +71,16 @@ impl Layered {
     /// What the handshake agreed on. `None` without TLS, and before.
     pub(crate) fn session(&self) -> Option<Session> {
         self.0.lock().stack.session()
+    }
+
+    /// Compresses from here on. What was read so far came without; what was written has to be flushed.
+    pub(crate) fn pack(&self, compression: Compression) {
+        self.0.lock().stack.pack(compression);
+    }
+
+    /// Bytes that were written and not taken by the socket.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().stack.waiting()
     }
 
     /// Takes the layers away, so that a peer whose handshake failed can be told in plain bytes.
@@ -175,20 +186,21 @@ impl Shared {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if !self.stack.has_room() {
+        if self.stack.room() == 0 {
             ready!(self.poll_push(cx))?;
-            if !self.stack.has_room() {
+            if self.stack.room() == 0 {
                 // Only the peer's next step of the handshake makes room, and the reader waits for that.
                 return Poll::Pending;
             }
         }
         let mut taken = 0;
         for slice in slices {
-            if !self.stack.has_room() {
+            let part = slice.len().min(self.stack.room());
+            self.stack.put(slice.get(..part).unwrap_or_default());
+            taken += part;
+            if part < slice.len() {
                 break;
             }
-            self.stack.put(slice);
-            taken += slice.len();
         }
         Poll::Ready(Ok(taken))
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, ErrorKind, Read, Write};
 
 use bruit_wire::compress::{Compression, Packer, Unpacker};
 use bytes::{Buf, BytesMut};
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{Connection, ProtocolVersion, ServerConnection};
 
 /// No more is taken to be sent while so many bytes wait for the socket.
 const OUT_MAX: usize = 256 * 1024;
@@ -15,7 +15,7 @@ const RECORD: usize = 16 * 1024;
 
 /// The layers of one connection: TLS if it is there, and compression inside of it.
 pub(crate) struct Stack {
-    tls: Option<Box<ServerConnection>>,
+    tls: Option<Box<Connection>>,
     packing: Option<(Packer, Unpacker)>,
     /// The unpacker filled its room the last time, and may hold more.
     unpacker_full: bool,
@@ -54,9 +54,16 @@ pub(crate) enum Found {
 }
 
 impl Stack {
-    /// TLS alone, from its handshake on.
-    pub(crate) fn tls(tls: ServerConnection) -> Self {
-        Self::new(Some(tls), None)
+    /// TLS alone, from its handshake on, in which a client has the first word.
+    pub(crate) fn tls(tls: impl Into<Connection>) -> Self {
+        let mut stack = Self::new(Some(tls.into()), None);
+        stack.collect();
+        stack
+    }
+
+    /// No layer yet, for a client that will [`pack`](Self::pack).
+    pub(crate) fn plain() -> Self {
+        Self::new(None, None)
     }
 
     /// The layers that IDENTIFY has agreed on. Each of them begins with `greeting`: TLS without compression, and
@@ -66,22 +73,27 @@ impl Stack {
         compression: Option<Compression>,
         greeting: &[u8],
     ) -> Self {
-        let mut stack = Self::new(tls, None);
+        let mut stack = Self::new(tls.map(Connection::from), None);
         if stack.tls.is_some() {
             stack.put(greeting);
             stack.flush();
         }
         if let Some(compression) = compression {
-            stack.packing = Some((Packer::new(compression), Unpacker::new(compression)));
+            stack.pack(compression);
             stack.put(greeting);
             stack.flush();
         }
         stack
     }
 
-    fn new(tls: Option<ServerConnection>, packing: Option<(Packer, Unpacker)>) -> Self {
+    /// Compresses from here on, both ways.
+    pub(crate) fn pack(&mut self, compression: Compression) {
+        self.packing = Some((Packer::new(compression), Unpacker::new(compression)));
+    }
+
+    fn new(tls: Option<Connection>, packing: Option<(Packer, Unpacker)>) -> Self {
         let tls = tls.map(|mut tls| {
-            // What waits is bounded here, by `has_room`.
+            // What waits is bounded here, by `room`.
             tls.set_buffer_limit(None);
             Box::new(tls)
         });
@@ -140,6 +152,8 @@ impl Stack {
             let input = match &mut reader {
                 None => &self.pending[..],
                 Some(reader) => match reader.fill_buf() {
+                    // What the unpacker still holds was sent before the end.
+                    Ok([]) if self.unpacker_full => &[],
                     Ok([]) => return Ok(Found::End),
                     Ok(input) => input,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => &[],
@@ -179,9 +193,14 @@ impl Stack {
         outcome.map(drop)
     }
 
-    /// Whether [`Stack::put`] is welcome.
-    pub(crate) fn has_room(&self) -> bool {
-        self.out.len() < OUT_MAX && self.held < HELD_MAX
+    /// How many plain bytes [`Stack::put`] may be given.
+    pub(crate) fn room(&self) -> usize {
+        if self.held < HELD_MAX { OUT_MAX.saturating_sub(self.waiting()) } else { 0 }
+    }
+
+    /// Bytes that were put and not sent.
+    pub(crate) fn waiting(&self) -> usize {
+        self.out.len() + self.record.len() + self.held
     }
 
     /// Takes plain bytes to be sent. They may wait here for a [`Stack::flush`].

@@ -2,7 +2,7 @@
 //!
 //! [`start`] puts the parts together. [`gossip`] is the task that owns the socket and does what the machine
 //! asks for; [`seeds`] says hello to those who should be there; [`exchange`] makes two nodes equal over
-//! [`quic`]; [`local`] stands between the machine and the broker; [`saved`] keeps names and peers on disk;
+//! [`quic`]; [`hide`] tells a node there what cannot wait for gossip; [`local`] stands between the machine and the broker; [`saved`] keeps names and peers on disk;
 //! [`tls`] and [`keys`] hold the cluster's secrets. Everyone else sees a [`MeshHandle`].
 //!
 //! **Invariants:** gossip never creates a topic. Nothing that happens per message comes here. The machine's
@@ -12,6 +12,7 @@ mod address;
 mod core;
 mod exchange;
 mod gossip;
+mod hide;
 pub(crate) mod keys;
 mod local;
 mod quic;
@@ -264,6 +265,7 @@ async fn serve(core: Arc<Core>, incoming: Incoming) {
     let outcome = match purpose {
         Purpose::Exchange => exchange::follow(&core, from, stream).await,
         Purpose::Keys => keys::serve(&core, from, stream).await,
+        Purpose::Hide => hide::serve(&core, stream).await,
         Purpose::Ping => Ok(()),
         Purpose::Relay => {
             // Before the node serves, there is nobody to hand it to: the peer tries again.
@@ -485,10 +487,14 @@ impl MeshHandle {
         self.change(Input::Create(name)).await;
     }
 
-    /// Hides a producer of a topic from lookups for a while.
+    /// Hides a producer of a topic from lookups for a while. Returns once the producer knows as well, if it can be
+    /// told within a few seconds.
     pub(crate) async fn tombstone(&self, topic: TopicName, node: NodeId) {
-        self.core.input(Input::Tombstone { topic, node });
+        self.core.input(Input::Tombstone { topic: topic.clone(), node });
         self.core.show();
+        if node != self.core.id() {
+            hide::tell(&self.core, node, &topic).await;
+        }
     }
 
     /// Says hello to every address of `peer`, now and for as long as the node runs.

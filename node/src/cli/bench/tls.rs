@@ -8,12 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, ClientConnection, crypto::ring, pki_types::ServerName};
+
+use crate::certificates::AnyPeer;
 
 /// A connection's encryption.
 pub(super) struct Tls(Box<ClientConnection>);
@@ -31,11 +28,12 @@ impl Tls {
     /// This machine has no cryptography, which none lacks.
     pub(super) fn begin(address: SocketAddr) -> Result<Self> {
         let crypto = Arc::new(ring::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&crypto))
+        let anyone = Arc::new(AnyPeer::new(&crypto));
+        let config = ClientConfig::builder_with_provider(crypto)
             .with_safe_default_protocol_versions()
             .context("no version of TLS is there")?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(crypto)))
+            .with_custom_certificate_verifier(anyone)
             .with_no_client_auth();
         let name = ServerName::from(address.ip());
         let mut tls = ClientConnection::new(Arc::new(config), name).context("TLS cannot begin")?;
@@ -69,43 +67,5 @@ impl Tls {
             self.0.reader().read_exact(&mut plain[start..])?;
         }
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -7,13 +7,14 @@ use bruit_wire::{ChannelName, TopicName, nsq};
 use tokio::{select, sync::mpsc, time::timeout};
 
 use super::{
-    super::client::{Client, Delivery, Reply},
+    super::client::{Client, Delivery, Introduction, Reply},
     Answer, Message,
-    pace::Pace,
+    pace::{Pace, READY_MAX},
 };
 
-/// The greatest RDY that every node takes.
-const READY_MAX: u64 = 2500;
+/// How much more than was asked for a node may have delivered. A message that takes too long counts no more there,
+/// and here until it is answered.
+const BEYOND: u64 = 4;
 /// How long to wait for the node to say that it is done with us.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -21,7 +22,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Supply {
     pub(super) channel: ChannelName,
-    pub(super) user_agent: String,
+    pub(super) introduction: Introduction,
     pub(super) messages: mpsc::UnboundedSender<Message>,
     pub(super) pace: Arc<Pace>,
 }
@@ -43,7 +44,7 @@ impl Drop for Place<'_> {
 /// # Errors
 /// Why it ended.
 pub(super) async fn run(address: &str, topic: &TopicName, supply: &Supply) -> anyhow::Result<()> {
-    let mut client = Client::connect(address, &supply.user_agent).await?;
+    let mut client = Client::connect(address, &supply.introduction).await?;
     nsq::put_subscribe(client.out(), topic.as_str(), supply.channel.as_str());
     match client.next().await? {
         Reply::Ok => {}
@@ -67,7 +68,7 @@ pub(super) async fn run(address: &str, topic: &TopicName, supply: &Supply) -> an
             match reply {
                 Reply::Message(Delivery { id, body }) => {
                     under_way += 1;
-                    if under_way > most {
+                    if under_way > BEYOND * most {
                         bail!("the node delivers more than was asked for");
                     }
                     let (topic, answers, pace) = (topic.clone(), answers.clone(), Arc::clone(pace));

@@ -17,7 +17,10 @@ use clap::Args;
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use self::{pace::Pace, places::Places};
-use super::http::Http;
+use super::{
+    client::{Introduction, Options},
+    http::Http,
+};
 
 /// How long a message that failed waits until it is delivered again.
 const REQUEUED_FOR: Duration = Duration::from_secs(90);
@@ -35,8 +38,7 @@ pub(super) struct FromArgs {
     /// Messages that may be under way at a time, over all nodes
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_in_flight: u64,
-    /// An option of NSQ's client library: max_in_flight, lookupd_poll_interval, default_requeue_delay and
-    /// user_agent are known, the others have no effect
+    /// An option of NSQ's client library, such as snappy,true or auth_secret,SECRET
     #[arg(long, value_name = "OPTION,VALUE")]
     consumer_opt: Vec<String>,
 }
@@ -48,9 +50,11 @@ impl FromArgs {
     }
 
     /// How many messages may be under way.
-    pub(super) fn max_in_flight(&self) -> u64 {
-        let option = self.option("max_in_flight").and_then(|value| value.parse().ok());
-        option.unwrap_or(self.max_in_flight).max(1)
+    ///
+    /// # Errors
+    /// An option that is no number.
+    pub(super) fn max_in_flight(&self) -> anyhow::Result<u64> {
+        Ok(self.options()?.number("max_in_flight")?.unwrap_or(self.max_in_flight).max(1))
     }
 
     /// How long a message that failed waits until it is delivered again.
@@ -58,22 +62,15 @@ impl FromArgs {
     /// # Errors
     /// An option that is no duration.
     pub(super) fn requeue_delay(&self) -> anyhow::Result<Duration> {
-        self.duration("default_requeue_delay", REQUEUED_FOR)
+        Ok(self.options()?.duration("default_requeue_delay")?.unwrap_or(REQUEUED_FOR))
     }
 
-    fn duration(&self, name: &str, default: Duration) -> anyhow::Result<Duration> {
-        let Some(text) = self.option(name) else { return Ok(default) };
-        let wrong = |problem| anyhow::anyhow!("--consumer-opt {name}: {text:?} {problem}");
-        super::settings::duration(text).map_err(wrong)
-    }
-
-    fn option(&self, name: &str) -> Option<&str> {
-        let options = self.consumer_opt.iter().rev().filter_map(|option| option.split_once(','));
-        options.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    fn options(&self) -> anyhow::Result<Options> {
+        Options::parse(&self.consumer_opt)
     }
 
     fn places(&self) -> anyhow::Result<Places> {
-        let interval = self.duration("lookupd_poll_interval", places::LOOK)?;
+        let interval = self.options()?.duration("lookupd_poll_interval")?.unwrap_or(places::LOOK);
         let fixed = match (&self.nsqd_tcp_address[..], &self.lookupd_http_address[..]) {
             ([], []) => vec!["127.0.0.1:4150".to_owned()],
             (fixed, _) => fixed.to_vec(),
@@ -87,6 +84,7 @@ pub(super) struct Consumer {
     incoming: mpsc::UnboundedReceiver<Message>,
     topics: mpsc::UnboundedSender<TopicName>,
     running: JoinHandle<()>,
+    pace: Arc<Pace>,
 }
 
 /// A message, to be answered.
@@ -115,14 +113,15 @@ impl Consumer {
     /// # Errors
     /// An option that cannot be.
     pub(super) fn start(from: &FromArgs, channel: &ChannelName, tool: &str) -> anyhow::Result<Self> {
-        let user_agent = from.option("user_agent").map(str::to_owned);
-        let user_agent = user_agent.unwrap_or_else(|| format!("{tool}/{} bruit", env!("CARGO_PKG_VERSION")));
+        let introduction = Introduction::new(&format!("{tool}/{} bruit", env!("CARGO_PKG_VERSION")));
+        let introduction = introduction.with(&from.options()?)?;
         let (messages, incoming) = mpsc::unbounded_channel();
         let (topics, wanted) = mpsc::unbounded_channel();
-        let pace = Arc::new(Pace::new(from.max_in_flight()));
-        let supply = connection::Supply { channel: channel.clone(), user_agent, messages, pace };
+        let pace = Arc::new(Pace::new(from.max_in_flight()?));
+        let supply =
+            connection::Supply { channel: channel.clone(), introduction, messages, pace: Arc::clone(&pace) };
         let running = Handle::current().spawn(places::run(from.places()?, supply, wanted));
-        Ok(Self { incoming, topics, running })
+        Ok(Self { incoming, topics, running, pace })
     }
 
     /// Consumes this topic too, from now on.
@@ -136,13 +135,38 @@ impl Consumer {
         self.incoming.recv().await
     }
 
+    /// How many messages may stay unanswered.
+    pub(super) fn allowance(&self) -> Allowance {
+        Allowance(Arc::clone(&self.pace))
+    }
+
     /// Ends the connections once the nodes have seen all answers that were given. What is not answered by then
     /// goes back.
     pub(super) async fn close(self) {
-        let Self { incoming, topics, running } = self;
+        let Self { incoming, topics, running, .. } = self;
         drop((incoming, topics));
         // A panic of that task has been printed.
         let _ = running.await;
+    }
+}
+
+/// How many messages may stay unanswered without keeping a connection from getting more.
+pub(super) struct Allowance(Arc<Pace>);
+
+impl Allowance {
+    /// As it is now.
+    pub(super) fn now(&self) -> u64 {
+        self.0.least()
+    }
+
+    /// How often it may have changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.0.changes()
+    }
+
+    /// Waits until it may have changed more often.
+    pub(super) async fn changed_after(&self, seen: u64) {
+        self.0.changed_after(seen).await;
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use crate::rising::Rising;
 
+/// The greatest RDY that every node takes.
+pub(super) const READY_MAX: u64 = 2500;
 /// The first pause, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 
@@ -27,8 +29,8 @@ pub(super) struct Pace {
 struct State {
     connections: BTreeSet<u64>,
     next: u64,
-    /// Whose turn it is, where not all can have one.
-    turn: usize,
+    /// Rises whenever others have their turn, where not all can have one.
+    turn: u64,
     /// How many messages have to succeed one by one before all is well; 0 when it is.
     level: u32,
     /// Until when nothing is to be delivered.
@@ -60,19 +62,29 @@ impl Pace {
     /// How much this connection may have under way.
     pub(super) fn share(&self, number: u64) -> u64 {
         let state = self.state.lock();
-        let count = state.connections.len();
+        let count = state.connections.len() as u64;
         let Some(place) = state.connections.iter().position(|known| *known == number) else { return 0 };
+        let place = place as u64;
         if state.until.is_some() {
             return 0;
         }
+        let turn = state.turn % count;
         if state.level > 0 {
-            return u64::from(place == state.turn % count);
+            return u64::from(place == turn);
         }
-        let places = count as u64;
-        match self.max_in_flight / places {
-            0 => u64::from(((place + count - state.turn % count) % count) < self.max_in_flight as usize),
-            share => share + u64::from((place as u64) < self.max_in_flight % places),
+        match self.max_in_flight / count {
+            0 => {
+                let first = turn * self.max_in_flight % count;
+                u64::from((place + count - first) % count < self.max_in_flight)
+            }
+            share => share + u64::from(place < self.max_in_flight % count),
         }
+    }
+
+    /// The least that a connection which is served may have under way, when all is well.
+    pub(super) fn least(&self) -> u64 {
+        let count = self.state.lock().connections.len() as u64;
+        (self.max_in_flight / count.max(1)).clamp(1, READY_MAX)
     }
 
     /// A message was done.
@@ -106,7 +118,7 @@ impl Pace {
     pub(super) fn tick(&self, turns: bool) -> Option<Instant> {
         let mut state = self.state.lock();
         if turns {
-            state.turn = state.turn.wrapping_add(self.max_in_flight.min(1 << 20) as usize);
+            state.turn += 1;
         }
         let ends = state.until.is_some_and(|until| until <= now());
         if ends {
@@ -165,6 +177,7 @@ mod tests {
             few.tick(true);
         }
         assert_eq!(served.len(), 5, "everybody has a turn");
+        assert_eq!((pace.least(), few.least(), Pace::new(9_999).least()), (3, 1, READY_MAX));
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,6 +195,9 @@ mod tests {
         pace.failed();
         let longer = pace.tick(false).unwrap() - now();
         assert!(longer > Duration::from_secs(1), "{longer:?}");
+        tokio::time::sleep(longer).await;
+        pace.tick(true);
+        assert_eq!(shares(), (0, 1), "the other one, should the first have no messages");
         for expected in [(0, 0), (5, 5)] {
             if let Some(until) = pace.tick(false) {
                 tokio::time::sleep_until(until).await;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, Hasher, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,11 +41,15 @@ type Spot = (TopicName, String);
 /// Keeps a connection for each topic that is wanted at each node that is known to hold it. Ends when nobody
 /// wants messages any more.
 pub(super) async fn run(places: Places, supply: Supply, mut wanted: mpsc::UnboundedReceiver<TopicName>) {
+    let places = Arc::new(places);
     let (mut topics, mut open, mut connections) = (BTreeSet::new(), BTreeSet::new(), JoinSet::new());
     let mut lost: BTreeMap<Spot, Duration> = BTreeMap::new();
     let (mut look, mut turn) = (Instant::now(), Instant::now() + TURN);
+    // One look at a time; a lookup that hangs keeps nothing else waiting.
+    let mut looking = JoinSet::new();
     loop {
         let pause = supply.pace.tick(false);
+        let seen = supply.pace.changes();
         select! {
             biased;
             () = supply.messages.closed() => break,
@@ -65,9 +70,9 @@ pub(super) async fn run(places: Places, supply: Supply, mut wanted: mpsc::Unboun
                 lost.insert(spot, next);
                 look = look.min(Instant::now() + next);
             }
-            () = sleep_until(look) => {
-                for spot in places.find(&topics).await {
-                    if open.insert(spot.clone()) {
+            Some(found) = looking.join_next(), if !looking.is_empty() => {
+                for spot in found.unwrap_or_default() {
+                    if open.insert(Spot::clone(&spot)) {
                         let supply = supply.clone();
                         connections.spawn(async move {
                             let began = Instant::now();
@@ -76,9 +81,14 @@ pub(super) async fn run(places: Places, supply: Supply, mut wanted: mpsc::Unboun
                         });
                     }
                 }
+            }
+            () = sleep_until(look), if looking.is_empty() => {
+                let (places, topics) = (Arc::clone(&places), topics.clone());
                 look = Instant::now() + places.interval.mul_f64(jitter());
+                looking.spawn(async move { places.find(&topics).await });
             }
             () = sleep_until(pause.unwrap_or(turn)), if pause.is_some() => {}
+            () = supply.pace.changed_after(seen) => {}
             () = sleep_until(turn) => {
                 supply.pace.tick(true);
                 turn = Instant::now() + TURN;

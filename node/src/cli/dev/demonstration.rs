@@ -7,7 +7,7 @@ use bruit_wire::{TopicName, nsq};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{
-    client::{Client, Delivery, Reply},
+    client::{Client, Delivery, Introduction, Reply},
     http::Http,
     lookup::{lookup, producers},
     members::members,
@@ -123,5 +123,5 @@ async fn receive(address: &str, topic: &TopicName, body: &[u8]) -> anyhow::Resul
 }
 
 async fn connect(address: &str) -> anyhow::Result<Client> {
-    Client::connect(address, concat!("bruit-dev/", env!("CARGO_PKG_VERSION"))).await
+    Client::connect(address, &Introduction::new(concat!("bruit-dev/", env!("CARGO_PKG_VERSION")))).await
 }

@@ -88,8 +88,7 @@ impl<W: Write + Send + 'static> Feed<W> {
         budget: Budget,
         output: W,
     ) -> anyhow::Result<Self> {
-        let user_agent = concat!("bruit-tail/", env!("CARGO_PKG_VERSION"));
-        let mut client = Client::connect(address, user_agent).await?;
+        let mut client = Client::connect(address, &source.introduction).await?;
         nsq::put_subscribe(client.out(), source.topic.as_str(), source.channel.as_str());
         match client.next().await? {
             Reply::Ok => {}

@@ -16,7 +16,10 @@ use self::{
     feed::{Budget, Feed},
     producers::Places,
 };
-use super::http::Http;
+use super::{
+    client::{Introduction, Options},
+    http::Http,
+};
 
 /// Arguments of `bruit tail`.
 #[derive(Debug, Args)]
@@ -57,7 +60,7 @@ pub(super) struct TailArgs {
     /// Messages that may be delivered to each connection and not yet printed
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_in_flight: u64,
-    /// An option of NSQ's client library; none has an effect
+    /// An option of NSQ's client library, such as snappy,true or auth_secret,SECRET
     #[arg(long, value_name = "OPTION,VALUE")]
     consumer_opt: Vec<String>,
 }
@@ -69,6 +72,7 @@ struct Source {
     channel: ChannelName,
     print_topic: bool,
     max_in_flight: u64,
+    introduction: Introduction,
 }
 
 /// Prints messages until there were enough or the connection ends.
@@ -87,12 +91,15 @@ async fn tail<W: Write + Send + 'static>(args: &TailArgs, output: W) -> anyhow::
         Some(channel) => channel.clone(),
         None => own_channel()?,
     };
-    let (print_topic, max_in_flight) = (args.print_topic, args.max_in_flight.max(1));
+    let options = Options::parse(&args.consumer_opt)?;
+    let introduction = Introduction::new(concat!("bruit-tail/", env!("CARGO_PKG_VERSION"))).with(&options)?;
+    let max_in_flight = options.number("max_in_flight")?.unwrap_or(args.max_in_flight).max(1);
     let source = |topic: &TopicName| Source {
         topic: topic.clone(),
         channel: channel.clone(),
-        print_topic,
+        print_topic: args.print_topic,
         max_in_flight,
+        introduction: introduction.clone(),
     };
     let sources: Vec<Source> = args.topic.iter().chain(&args.topics).map(source).collect();
     let budget = Budget::new(args.count);

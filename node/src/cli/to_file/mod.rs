@@ -112,7 +112,13 @@ async fn write(args: &ToFileArgs) -> anyhow::Result<()> {
     for topic in &args.topics {
         files.subscribe(&consumer, topic.clone())?;
     }
+    let allowance = consumer.allowance();
     loop {
+        let seen = allowance.changes();
+        // Nodes deliver no more before these are finished.
+        if files.unsynced.len() as u64 >= allowance.now() {
+            files.sync_all()?;
+        }
         select! {
             biased;
             _ = terminate.recv() => break,
@@ -128,6 +134,7 @@ async fn write(args: &ToFileArgs) -> anyhow::Result<()> {
                 Some(message) => files.write(message)?,
                 None => break,
             },
+            () = allowance.changed_after(seen) => {}
         }
     }
     files.end_all()?;
@@ -188,19 +195,12 @@ impl<'a> Files<'a> {
     }
 
     fn write(&mut self, message: Message) -> anyhow::Result<()> {
+        if self.open.get(&message.topic).is_some_and(TopicFile::is_over) {
+            self.sync_all()?;
+        }
         let file = self.open.get_mut(&message.topic).ok_or_else(|| anyhow!("a topic that nobody wanted"))?;
-        if file.is_over() {
-            self.sync_all()?;
-            let file = self.open.get_mut(&message.topic).ok_or_else(|| anyhow!("as above"))?;
-            file.end()?;
-            file.write(&message.body)?;
-        } else {
-            file.write(&message.body)?;
-        }
+        file.write(&message.body)?;
         self.unsynced.push(message);
-        if self.unsynced.len() as u64 >= self.args.from.max_in_flight() {
-            self.sync_all()?;
-        }
         Ok(())
     }
 

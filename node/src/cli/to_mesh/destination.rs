@@ -11,7 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::super::client::{Client, Reply};
+use super::super::client::{Client, Introduction, Reply};
 
 /// How long to wait before connecting again, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -30,9 +30,9 @@ pub(super) struct Destination(mpsc::UnboundedSender<Wanted>);
 
 impl Destination {
     /// Connects to the node at `address`. To be called on a runtime.
-    pub(super) fn start(address: &str) -> Self {
+    pub(super) fn start(address: &str, introduction: &Introduction) -> Self {
         let (wanted, wishes) = mpsc::unbounded_channel();
-        Handle::current().spawn(keep(address.to_owned(), wishes));
+        Handle::current().spawn(keep(address.to_owned(), introduction.clone(), wishes));
         Self(wanted)
     }
 
@@ -50,10 +50,10 @@ impl Destination {
 }
 
 /// Keeps a connection until nobody publishes any more. While there is none, messages are refused.
-async fn keep(address: String, mut wishes: mpsc::UnboundedReceiver<Wanted>) {
+async fn keep(address: String, introduction: Introduction, mut wishes: mpsc::UnboundedReceiver<Wanted>) {
     let mut pause = PAUSE.0;
     loop {
-        let why = match Client::connect(&address, concat!("nsq_to_nsq/", env!("CARGO_PKG_VERSION"))).await {
+        let why = match Client::connect(&address, &introduction).await {
             Ok(client) => {
                 pause = PAUSE.0;
                 match publish(client, &mut wishes).await {

@@ -21,6 +21,7 @@ use self::{
     filter::{Filter, FilterArgs, Verdict},
 };
 use super::{
+    client::{Introduction, Options},
     consumer::{Consumer, FromArgs, Message},
     upstreams::{Mode, Upstreams},
 };
@@ -53,7 +54,7 @@ pub(super) struct ToMeshArgs {
     /// Say how it goes after every N messages; 0 is never
     #[arg(long, value_name = "N", default_value_t = 250)]
     status_every: u64,
-    /// An option of NSQ's client library; none has an effect
+    /// An option of NSQ's client library, towards the nodes that are published to
     #[arg(long, value_name = "OPTION,VALUE")]
     producer_opt: Vec<String>,
     #[command(flatten)]
@@ -86,8 +87,11 @@ struct Publisher {
 }
 
 async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
+    let introduction = Introduction::new(concat!("nsq_to_nsq/", env!("CARGO_PKG_VERSION")));
+    let introduction = introduction.with(&Options::parse(&args.producer_opt)?)?;
+    let destinations = args.destination_nsqd_tcp_address.iter();
     let destinations: Vec<Destination> =
-        args.destination_nsqd_tcp_address.iter().map(|address| Destination::start(address)).collect();
+        destinations.map(|address| Destination::start(address, &introduction)).collect();
     let publisher = Arc::new(Publisher {
         upstreams: Upstreams::new(args.mode, destinations.len()),
         destinations,
@@ -120,7 +124,15 @@ async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
             }
         }
     }
-    while under_way.join_next().await.is_some() {}
+    while !under_way.is_empty() {
+        select! {
+            biased;
+            // Who asks twice does not want to wait.
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = under_way.join_next() => {}
+        }
+    }
     consumer.close().await;
     Ok(())
 }

@@ -81,6 +81,28 @@ async fn a_socket_that_takes_little_gets_all_of_it_in_the_end() {
     assert_eq!(plain, [GREETING, &noise].concat());
 }
 
+#[tokio::test]
+async fn of_what_a_socket_does_not_take_no_more_than_a_bound_is_held() {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..1_000_000).map(|_| next()).collect();
+    for compression in [None, Some(Compression::Snappy)] {
+        let (near, far) = duplex(1);
+        let (reader, writer) = split(far);
+        let conn = Conn { reader: Box::new(reader), writer: Box::new(writer) };
+        let (mut conn, layered) = wrap(conn, Stack::negotiated(None, compression, GREETING));
+        let patience = Duration::from_millis(50);
+        let written = tokio::time::timeout(patience, conn.writer.write_all(&noise)).await;
+        assert!(written.is_err(), "{compression:?}: {written:?}");
+        let waiting = layered.waiting();
+        assert!((200_000..400_000).contains(&waiting), "{compression:?}: {waiting}");
+        drop(near);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_nobody_makes_is_given_up() {
     let (near, far) = duplex(1024);

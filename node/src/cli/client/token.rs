@@ -1,9 +1,6 @@
 //! The token that commands show to nodes which want one.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
@@ -12,14 +9,11 @@ const VARIABLE: &str = "BRUIT_TOKEN";
 /// Longest token, bytes.
 const TOKEN_MAX: u64 = 32 * 1024;
 
-/// There is one command line, and so one token.
-static TOKEN: OnceLock<String> = OnceLock::new();
-
-/// Takes the token from `file`, or else from the environment.
+/// The token in `file`, or else in the environment.
 ///
 /// # Errors
 /// A sentence that says what to do, when there is no usable token where one is named.
-pub(super) fn choose(file: Option<&PathBuf>) -> anyhow::Result<()> {
+pub(super) fn find(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     let token = match file {
         Some(path) => Some(read(path)?),
         None => match std::env::var(VARIABLE) {
@@ -28,16 +22,7 @@ pub(super) fn choose(file: Option<&PathBuf>) -> anyhow::Result<()> {
             Err(std::env::VarError::NotUnicode(_)) => bail!("{VARIABLE} is not UTF-8"),
         },
     };
-    if let Some(token) = token.filter(|token| !token.is_empty()) {
-        // Only the first choice counts, and there is only one.
-        let _ = TOKEN.set(token);
-    }
-    Ok(())
-}
-
-/// The token, if there is one.
-pub(super) fn token() -> Option<&'static str> {
-    TOKEN.get().map(String::as_str)
+    Ok(token.filter(|token| !token.is_empty()))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -5,19 +5,39 @@
 //! neither side can block the other. Heartbeats are answered on the way.
 #![expect(clippy::disallowed_types, reason = "client code, beside the node and not within it")]
 
-use std::{io, time::Duration};
+mod access;
+mod introduction;
+mod options;
+mod token;
 
-use anyhow::{Context, anyhow, bail};
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::{anyhow, bail};
 use bruit_wire::nsq::{self, FrameDecoder, FrameType, MAGIC_V2, MessageView};
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{io::Interest, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, timeout},
+};
 
-use super::token::token;
+pub(super) use self::{
+    access::{Access, AccessArgs},
+    introduction::Introduction,
+    options::Options,
+};
+use crate::env::Conn;
 
 /// How long to wait for a connection, and then for the answer to IDENTIFY.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a node may take to have a token judged by servers of its own.
-const JUDGEMENT: Duration = Duration::from_secs(30);
+/// Nodes send heartbeats; twice the longest time between them that one grants, unless told otherwise.
+const SILENCE: Duration = Duration::from_secs(120);
 /// Largest frame to accept, bytes: the largest message that a node can be told to take, and some.
 const FRAME_MAX: usize = 64 << 20;
 /// Room to read into, bytes.
@@ -26,12 +46,17 @@ const READ_SIZE: usize = 64 << 10;
 /// A connection that has introduced itself.
 #[derive(Debug)]
 pub(super) struct Client {
-    stream: TcpStream,
+    conn: Conn,
     address: String,
     received: BytesMut,
     out: Vec<u8>,
-    /// How much of `out` is sent.
+    /// How much of `out` is written.
     sent: usize,
+    /// What was written may lie in a layer.
+    unflushed: bool,
+    heard: Instant,
+    /// Ends no later than the silence is too long.
+    silence: Pin<Box<Sleep>>,
 }
 
 /// What a node says, heartbeats aside.
@@ -57,25 +82,27 @@ pub(super) struct Delivery {
 }
 
 impl Client {
-    /// Connects to the node at `address` (`host:port`) and introduces itself as `user_agent`.
+    /// Connects to the node at `address` (`host:port`) and introduces itself.
     ///
     /// # Errors
-    /// A sentence for the user, when nothing answers there or what answers is no NSQ node.
-    pub(super) async fn connect(address: &str, user_agent: &str) -> anyhow::Result<Self> {
-        let stream = match timeout(PATIENCE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
+    /// A sentence for the user, when nothing answers there, what answers is no NSQ node, or it refuses.
+    pub(super) async fn connect(address: &str, introduction: &Introduction) -> anyhow::Result<Self> {
+        let connected = match timeout(PATIENCE, connect(address)).await {
+            Ok(Ok(conn)) => conn,
             Ok(Err(error)) => return Err(unreachable(address, &error)),
             Err(_) => bail!("cannot reach a node at {address} (no answer within {} s)", PATIENCE.as_secs()),
         };
-        stream.set_nodelay(true).context("cannot turn off Nagle's algorithm")?;
         let mut client = Self {
-            stream,
+            conn: connected,
             address: address.to_owned(),
             received: BytesMut::new(),
             out: MAGIC_V2.to_vec(),
             sent: 0,
+            unflushed: false,
+            heard: Instant::now(),
+            silence: Box::pin(sleep(SILENCE)),
         };
-        client.identify(user_agent).await?;
+        client.introduce(introduction).await?;
         Ok(client)
     }
 
@@ -94,32 +121,68 @@ impl Client {
     /// # Errors
     /// The connection is lost.
     pub(super) async fn progress(&mut self) -> anyhow::Result<()> {
-        let interest =
-            if self.unsent() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let ready = self.stream.ready(interest).await.map_err(|error| self.lost(&error.to_string()))?;
-        if ready.is_writable() && self.unsent() > 0 {
-            match self.stream.try_write(&self.out[self.sent..]) {
-                Ok(written) => self.sent += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What the node said before it closed is still to be read, and says why.
-                Err(_) if ready.is_readable() => {}
-                Err(error) => return Err(self.lost(&error.to_string())),
+        let moved = poll_fn(|cx| {
+            let written = self.poll_write(cx);
+            // What the node said before it closed is still to be read, and says why.
+            match (self.poll_read(cx), written) {
+                (Poll::Ready(read), _) => Poll::Ready(read),
+                (Poll::Pending, Poll::Pending) => self.poll_silence(cx),
+                (Poll::Pending, written) => written,
             }
-            if self.unsent() == 0 {
-                self.out.clear();
-                self.sent = 0;
-            }
+        });
+        let moved = moved.await;
+        moved.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.lost("the node closed it"),
+            _ => self.lost(&error.to_string()),
+        })
+    }
+
+    /// Pending unless something has left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut moved = false;
+        while self.unsent() > 0 {
+            let Poll::Ready(written) =
+                Pin::new(&mut self.conn.writer).poll_write(cx, &self.out[self.sent..])?
+            else {
+                break;
+            };
+            self.sent += written;
+            (moved, self.unflushed) = (true, true);
         }
-        if ready.is_readable() {
-            self.received.reserve(READ_SIZE);
-            match self.stream.try_read_buf(&mut self.received) {
-                Ok(0) => return Err(self.lost("the node closed it")),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.lost(&error.to_string())),
-            }
+        if self.unsent() == 0 {
+            self.out.clear();
+            self.sent = 0;
         }
-        Ok(())
+        if self.unflushed && Pin::new(&mut self.conn.writer).poll_flush(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        if moved { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.received.reserve(READ_SIZE);
+        let read = pin!(self.conn.reader.read_buf(&mut self.received));
+        match read.poll(cx)? {
+            Poll::Ready(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(_) => {
+                self.heard = Instant::now();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// An error once the node has said nothing for too long: its host is gone without a word.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.silence.as_mut().poll(cx).is_ready() {
+            let end = self.heard + SILENCE;
+            if end <= Instant::now() {
+                let seconds = SILENCE.as_secs();
+                return Poll::Ready(Err(io::Error::other(format!("nothing has come for {seconds} s"))));
+            }
+            self.silence.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 
     /// The next thing that the node said, if it is here already.
@@ -163,69 +226,6 @@ impl Client {
         }
     }
 
-    async fn identify(&mut self, user_agent: &str) -> anyhow::Result<()> {
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let identity = serde_json::json!({
-            "client_id": hostname,
-            "hostname": hostname,
-            "user_agent": user_agent,
-            "feature_negotiation": true,
-        });
-        nsq::put_identify(&mut self.out, identity.to_string().as_bytes());
-        let answer = timeout(PATIENCE, async {
-            loop {
-                if let Some(frame) = self.take_frame()? {
-                    return anyhow::Ok(frame);
-                }
-                self.progress().await?;
-            }
-        });
-        match answer.await {
-            Ok(Ok((FrameType::Response, reply))) if wants_auth(&reply) => self.authenticate().await,
-            Ok(Ok((FrameType::Response, _))) => Ok(()),
-            Ok(Ok((FrameType::Error, text))) => {
-                bail!("the node at {} refuses us: {}", self.address, String::from_utf8_lossy(&text))
-            }
-            Ok(Ok((FrameType::Message, _))) => Err(self.not_nsq("a message came before SUB")),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.not_nsq(&format!("no answer to IDENTIFY within {} s", PATIENCE.as_secs()))),
-        }
-    }
-
-    /// Shows the token and waits until it was taken.
-    async fn authenticate(&mut self) -> anyhow::Result<()> {
-        let address = &self.address;
-        let Some(token) = token() else {
-            bail!(
-                "the node at {address} wants a token: name a file that holds it with --token-file, or set BRUIT_TOKEN"
-            );
-        };
-        nsq::put_auth(&mut self.out, token.as_bytes());
-        let answer = timeout(JUDGEMENT, async {
-            loop {
-                match self.take_frame()? {
-                    Some((FrameType::Response, body)) if &body[..] == b"_heartbeat_" => {
-                        nsq::put_nop(&mut self.out)
-                    }
-                    Some(frame) => return anyhow::Ok(frame),
-                    None => self.progress().await?,
-                }
-            }
-        });
-        match answer.await {
-            Ok(Ok((FrameType::Response, _))) => Ok(()),
-            Ok(Ok((_, text))) => {
-                bail!(
-                    "the node at {} does not take the token: {}",
-                    self.address,
-                    String::from_utf8_lossy(&text)
-                )
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => bail!("the node at {} does not say whether it takes the token", self.address),
-        }
-    }
-
     fn take_frame(&mut self) -> anyhow::Result<Option<(FrameType, Bytes)>> {
         let decoded = FrameDecoder::new(FRAME_MAX).decode(&self.received);
         let Some((frame, consumed)) = decoded.map_err(|error| self.not_nsq(&error.to_string()))? else {
@@ -246,10 +246,11 @@ impl Client {
     }
 }
 
-/// Whether the answer to IDENTIFY says that AUTH has to follow.
-fn wants_auth(reply: &[u8]) -> bool {
-    let reply: Option<serde_json::Value> = serde_json::from_slice(reply).ok();
-    reply.is_some_and(|reply| reply["auth_required"] == true)
+async fn connect(address: &str) -> io::Result<Conn> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    Ok(Conn { reader: Box::new(reader), writer: Box::new(writer) })
 }
 
 fn unreachable(address: &str, error: &io::Error) -> anyhow::Error {
@@ -274,8 +275,8 @@ mod tests {
 
     /// A client, and the node's end of its connection.
     async fn pair() -> (Client, TcpStream) {
-        let node = FakeNode::start().await;
-        let (client, stream) = tokio::join!(Client::connect(&node.address, "test/1"), node.accept());
+        let (node, introduction) = (FakeNode::start().await, Introduction::new("test/1"));
+        let (client, stream) = tokio::join!(Client::connect(&node.address, &introduction), node.accept());
         (client.unwrap(), stream)
     }
 
@@ -319,19 +320,33 @@ mod tests {
         assert!(error.contains("does not speak NSQ"), "{error}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_falls_silent_is_given_up() {
+        let (mut client, mut node) = pair().await;
+        for _ in 0..3 {
+            sleep(SILENCE / 2).await;
+            node.write_all(&OK_FRAME).await.unwrap();
+            assert_eq!(client.next().await.unwrap(), Reply::Ok);
+        }
+        let began = Instant::now();
+        let error = client.next().await.unwrap_err().to_string();
+        assert!(error.ends_with("nothing has come for 120 s"), "{error}");
+        assert_eq!(began.elapsed(), SILENCE);
+    }
+
     #[tokio::test]
     async fn nobody_there_is_said_with_what_to_do() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = Client::connect(&address, "test/1").await.unwrap_err().to_string();
+        let error = Client::connect(&address, &Introduction::new("test/1")).await.unwrap_err().to_string();
         assert_eq!(
             error,
             format!(
                 "cannot reach a node at {address} (connection refused): is one running? start it with `bruit serve`"
             )
         );
-        let error = Client::connect("nowhere", "test/1").await.unwrap_err().to_string();
+        let error = Client::connect("nowhere", &Introduction::new("test/1")).await.unwrap_err().to_string();
         assert_eq!(error, "\"nowhere\" is no address: write host:port");
     }
 }
