@@ -75,9 +75,18 @@ impl Authority {
     /// Makes a certificate that is good for a node on this machine and for a client.
     #[must_use]
     pub fn certify(&self, name: &str) -> Certified {
+        self.certify_for(name, &["127.0.0.1", "localhost"])
+    }
+
+    /// The same, for a node at `hosts`, which are addresses or DNS names.
+    ///
+    /// # Panics
+    /// When one of them is neither.
+    #[must_use]
+    pub fn certify_for(&self, name: &str, hosts: &[&str]) -> Certified {
         let key = KeyPair::generate().expect("a key can be made");
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let mut params = CertificateParams::new(names).expect("good names");
+        let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).expect("good names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -14,6 +14,7 @@
 //! - [`Mesh`]: several nodes that know of each other, and what each answers about all.
 //! - [`datagrams`]: what strangers send to a node's UDP ports.
 //! - [`classic`]: an nsqd and an nsqlookupd of the classic kind, as far as the other end can tell.
+//! - [`libraries`]: client libraries that others wrote.
 //! - [`tree`]: the repository as files, for the tests that guard its shape.
 //!
 //! Everything here panics when it is disappointed: a panic is how a test fails.
@@ -27,6 +28,7 @@ pub mod command;
 pub mod datagrams;
 mod http;
 mod layers;
+mod libraries;
 pub mod load;
 pub mod mesh;
 mod node;
@@ -37,5 +39,6 @@ pub use auth_server::{Answer, AuthServer, allowing};
 pub use client::{Client, Frame, FrameKind, Message, command, frame_bytes, multi_publish, texts};
 pub use http::{Http, Reply, read_reply};
 pub use layers::{Packing, SNAPPY_IDENTIFIER};
+pub use libraries::libraries;
 pub use mesh::Mesh;
 pub use node::{Node, Options};

@@ -13,8 +13,11 @@ topic = "^orders$"
 permissions = ["publish", "subscribe"]
 "#;
 
+/// Replaces the file at once: a node that looks meanwhile finds the one or the other, and none in part.
 fn write(path: &Path, content: &str) {
-    std::fs::write(path, content).expect("a temporary file can be written");
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, content).expect("a temporary file can be written");
+    std::fs::rename(&beside, path).expect("a temporary file can be renamed");
 }
 
 fn node_with(path: &Path) -> Node {

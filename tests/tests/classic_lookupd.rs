@@ -113,6 +113,52 @@ fn a_lookupd_that_is_silent_keeps_messages_back_only_for_a_while() {
     assert_eq!(consumer.message().text(), "m");
 }
 
+#[test]
+fn a_lookupd_that_does_not_answer_hides_nothing_that_another_one_knows() {
+    // Whichever would be asked first.
+    for hanging in [0, 1] {
+        let lookupds = [Lookupd::start(), Lookupd::start()];
+        let node = registering_at(&[&lookupds[0], &lookupds[1]]).start();
+        lookupds[hanging].hang();
+        lookupds[1 - hanging].create("t", "c");
+        let is_registered = || lookupds.iter().all(|lookupd| !lookupd.descriptions().is_empty());
+        wait::until("the node is registered", is_registered);
+        node.client().publish("t", "m");
+        node.wait_for("t", "c", "depth", 1);
+    }
+}
+
+#[test]
+fn a_lookupd_that_cannot_be_connected_to_hides_nothing_that_another_one_knows() {
+    let lookupd = Lookupd::start();
+    lookupd.create("t", "c");
+    let (silent, later) = (silent_listener(), silent_listener());
+    let node = registering_at(&[&lookupd]).arg(format!("--lookupd-tcp-address={silent}")).start();
+    node.client().publish("t", "m");
+    // For as long as this one is tried, the topic could wait and have no time left.
+    let all = format!("[\"{}\",\"{silent}\",\"{later}\"]", lookupd.tcp_address());
+    assert_eq!(node.http().put("/config/nsqlookupd_tcp_addresses", &all).status, 200);
+    node.wait_for("t", "c", "depth", 1);
+}
+
+#[test]
+fn a_lookupd_that_does_not_answer_keeps_no_topic_of_a_crowd_back_for_longer_than_one() {
+    let (hanging, lookupd) = (Lookupd::start(), Lookupd::start());
+    let node = registering_at(&[&hanging, &lookupd]).start();
+    hanging.hang();
+    let is_registered = || [&hanging, &lookupd].iter().all(|lookupd| !lookupd.descriptions().is_empty());
+    wait::until("the node is registered", is_registered);
+    // So many that it would take minutes if some waited for an answer, and the others for these.
+    lookupd.create("t499", "c");
+    let mut producer = node.client();
+    for number in 0..500 {
+        producer.publish(&format!("t{number}"), "m");
+    }
+    node.http().post_ok("/channel/create?topic=t498&channel=local", "");
+    node.wait_for("t498", "local", "depth", 1);
+    node.wait_for("t499", "c", "depth", 1);
+}
+
 /// An address where connections are accepted by the system and by nobody else.
 #[expect(clippy::disallowed_types, reason = "beside the node, and not within it")]
 fn silent_listener() -> std::net::SocketAddr {

@@ -1,14 +1,9 @@
 //! The client matrix: libraries that others wrote, over each transport that they have. The table is printed, and
 //! written to `client-matrix.txt` in the target directory.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
 
-use bruit_tests::{Node, certificates::Authority, command::run, tree, wait};
+use bruit_tests::{Node, certificates::Authority, command::run, libraries, tree, wait};
 
 /// The columns: what lies between a client and the socket, and finding the node by a lookup.
 const TRANSPORTS: [&str; 7] = ["plain", "lookup", "tls", "snappy", "deflate", "tls+snappy", "tls+deflate"];
@@ -129,27 +124,16 @@ fn consumes_over(node: &Node, topic: &str, transport: &str) -> bool {
         && clients.iter().all(|client| ["tls", "snappy", "deflate"].iter().all(|layer| has(client, layer)))
 }
 
-/// Installs the libraries below the target directory; returns that and where they are.
-fn installed() -> (PathBuf, PathBuf) {
-    let test = std::env::current_exe().expect("the running test has a path");
-    let target = test.ancestors().nth(3).expect("a test lies in <target>/<profile>/deps").to_owned();
-    let path = target.join("clients");
-    let mut install = Command::new(tree::root().join("tests/clients/install"));
-    install.arg(&path);
-    let ended = run(install, b"");
-    assert_eq!(ended.code, Some(0), "the client libraries cannot be installed: {}", ended.stderr);
-    (target, path)
-}
-
 #[test]
 fn every_client_does_over_every_transport_what_it_can() {
-    let (target, installed) = installed();
+    let installed = libraries();
+    let target = installed.parent().expect("they lie in the target directory");
     let authority = Authority::new("authority");
     let ca = authority.file();
     let node = authority.options().start();
     let rows: Vec<Vec<Cell>> = std::thread::scope(|scope| {
         let run_all = |library: &'static Library| {
-            let (node, installed, ca) = (&node, &installed, &ca);
+            let (node, ca) = (&node, &ca);
             move || TRANSPORTS.map(|transport| cell(library, node, transport, installed, ca)).into()
         };
         let rows: Vec<_> = LIBRARIES.iter().map(|library| scope.spawn(run_all(library))).collect();

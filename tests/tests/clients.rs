@@ -1,28 +1,9 @@
 //! Real client libraries against a real node. They are installed below the target directory, at pinned
 //! versions; where that fails the test fails, since a test that skips itself proves nothing.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{path::Path, process::Command};
 
-use bruit_tests::{Mesh, Node, command::run, tree};
-
-/// Where the libraries are, once they are installed.
-fn libraries() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let test = std::env::current_exe().expect("the running test has a path");
-        let target = test.ancestors().nth(3).expect("a test lies in <target>/<profile>/deps");
-        let path = target.join("clients");
-        let mut install = Command::new(tree::root().join("tests/clients/install"));
-        install.arg(&path);
-        let ended = run(install, b"");
-        assert_eq!(ended.code, Some(0), "the client libraries cannot be installed: {}", ended.stderr);
-        path
-    })
-}
+use bruit_tests::{Mesh, Node, command::run, libraries, tree};
 
 /// Runs a script of `tests/clients` against a new node; it ends with 0 when it is content.
 fn round_trip(interpreter: &Path, script: &str, topic: &str) {

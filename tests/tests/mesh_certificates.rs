@@ -3,44 +3,17 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use bruit_tests::{Node, Options, wait};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+use bruit_tests::{
+    Node, Options,
+    certificates::{Authority, Certified},
+    wait,
 };
 
-/// An authority in a directory of its own, as an operator keeps it.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    directory: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key can be made");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let certificate = params.self_signed(&key).expect("an authority can be made");
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).expect("a file can be written");
-        Self { issuer: Issuer::new(params, key), directory }
-    }
-
-    /// Makes a node's certificate and key; the flags that name them.
-    fn certify(&self, node: &str) -> Options {
-        let key = KeyPair::generate().expect("a key can be made");
-        let mut params = CertificateParams::new(vec![format!("{node}.example")]).expect("a good name");
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be made");
-        let path = |name: &str| self.directory.path().join(name);
-        let (cert_file, key_file) = (path(&format!("{node}.pem")), path(&format!("{node}.key")));
-        std::fs::write(&cert_file, certificate.pem()).expect("a file can be written");
-        std::fs::write(&key_file, key.serialize_pem()).expect("a file can be written");
-        options(&path("ca.pem"), &cert_file, &key_file)
-    }
+/// The flags of a node with a certificate that is made for it.
+fn certified(authority: &Authority, node: &str) -> Options {
+    let Certified { cert_file, key_file, .. } =
+        authority.certify_for(node, &[format!("{node}.example").as_str()]);
+    options(&authority.file(), &cert_file, &key_file)
 }
 
 fn options(ca: &Path, cert: &Path, key: &Path) -> Options {
@@ -67,9 +40,9 @@ fn hold_many(node: &Node, prefix: &str) -> Vec<String> {
 #[test]
 fn nodes_with_certificates_of_one_authority_exchange_what_they_know() {
     let authority = Authority::new("operations");
-    let first = authority.certify("first").start();
+    let first = certified(&authority, "first").start();
     let topics = hold_many(&first, "t");
-    let second = authority.certify("second").join(&first).start();
+    let second = certified(&authority, "second").join(&first).start();
     let holder = BTreeSet::from([first.tcp_address().port()]);
     for topic in &topics {
         second.wait_for_producers(topic, &holder);
@@ -84,9 +57,9 @@ fn nodes_with_certificates_of_one_authority_exchange_what_they_know() {
 #[test]
 fn a_node_of_another_authority_gets_no_exchange_and_both_say_why() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let first = ours.certify("first").start();
-    let second = ours.certify("second").join(&first).start();
-    let stranger = theirs.certify("stranger").join(&first).start();
+    let first = certified(&ours, "first").start();
+    let second = certified(&ours, "second").join(&first).start();
+    let stranger = certified(&theirs, "stranger").join(&first).start();
     let derived = Options::new().join(&first).start();
     hold_many(&first, "t");
     for other in [&stranger, &derived] {
@@ -113,28 +86,17 @@ fn says(node: &Node) -> bool {
 #[test]
 fn a_certificate_that_others_would_not_accept_is_refused_at_the_start() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let _ = (ours.certify("a"), theirs.certify("b"));
-    let (ours, theirs) = (ours.directory.path(), theirs.directory.path());
+    let (a, b) = (ours.certify("a"), theirs.certify("b"));
+    let none = ours.file().with_file_name("none.pem");
     let data = tempfile::tempdir().expect("a temporary directory");
+    let (ca, cert_flag, ca_flag) = (&ours.file(), "--mesh-cert-file", "--mesh-ca-file");
     for (ca, cert, key, flag, why) in [
-        (
-            "ca.pem",
-            theirs.join("b.pem"),
-            theirs.join("b.key"),
-            "--mesh-cert-file",
-            "no authority in --mesh-ca-file",
-        ),
-        (
-            "ca.pem",
-            ours.join("a.pem"),
-            theirs.join("b.key"),
-            "--mesh-key-file",
-            "not the key of the certificate",
-        ),
-        ("a.key", ours.join("a.pem"), ours.join("a.key"), "--mesh-ca-file", "no certificate in PEM form"),
-        ("none.pem", ours.join("a.pem"), ours.join("a.key"), "--mesh-ca-file", "none.pem"),
+        (ca, &b.cert_file, &b.key_file, cert_flag, "no authority in --mesh-ca-file"),
+        (ca, &a.cert_file, &b.key_file, "--mesh-key-file", "not the key of the certificate"),
+        (&a.key_file, &a.cert_file, &a.key_file, ca_flag, "no certificate in PEM form"),
+        (&none, &a.cert_file, &a.key_file, ca_flag, "none.pem"),
     ] {
-        let options = options(&ours.join(ca), &cert, &key).data_path(data.path().join("data"));
+        let options = options(ca, cert, key).data_path(data.path().join("data"));
         let (status, said) = options.start_refused();
         assert!(matches!(status.code(), Some(1 | 2)), "{status}\n{said}");
         assert!(said.contains(flag) && said.contains(why), "{flag}, {why}: {said}");

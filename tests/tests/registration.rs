@@ -53,8 +53,13 @@ fn an_nsqd_that_registers_is_found_on_every_node_and_goes_when_its_connection_en
         assert_eq!(debug["channel:t:c"][0]["tcp_port"], 5150, "{debug}");
         assert!(node.topic_stats("t").is_none(), "a registration makes no topic");
     }
-    nsqd.ok("UNREGISTER u");
+    // Neither a channel that it has not registered nor a topic takes another name along.
+    for line in ["REGISTER ua x", "UNREGISTER ua a", "UNREGISTER u"] {
+        nsqd.ok(line);
+    }
     for node in mesh.iter() {
+        node.wait_for_producers("ua", &BTreeSet::from([5150]));
+        node.wait_for_channel_name("ua", "x");
         node.wait_for_producers("u", &BTreeSet::new());
         wait::until("the channel is forgotten", || node.channel_names("u").is_empty());
     }

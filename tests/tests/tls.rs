@@ -1,8 +1,6 @@
 //! TLS over TCP: how it begins, who may come, and what is refused without it (NSQ reference, section 2.9).
 
-use bruit_tests::{
-    AuthServer, Client, FrameKind, Node, Packing, certificates::Authority, command, frame_bytes, wait,
-};
+use bruit_tests::{Client, FrameKind, Node, Packing, certificates::Authority, command, frame_bytes, wait};
 
 const ASK: &str = r#"{"feature_negotiation":true,"tls_v1":true}"#;
 
@@ -200,24 +198,6 @@ fn refused(node: &Node, config: &std::sync::Arc<rustls::ClientConfig>) {
     if client.handshake(config).is_ok() {
         assert_eq!(client.frame_or_end(), None, "no OK");
     }
-}
-
-#[test]
-fn an_authorisation_server_is_told_of_tls_and_of_whom_the_certificate_names() {
-    let authority = Authority::new("authority");
-    let server = AuthServer::allowing(r#""publish","subscribe""#);
-    let options = authority.options().arg("--tls-client-auth-policy=require");
-    let node = options.arg(format!("--auth-http-address={}", server.address())).start();
-    let mut client = node.client();
-    client.negotiate(Some(&authority.client(Some(&authority.certify("billing")))), Packing::Snappy);
-    client.send(command("AUTH", b"secret"));
-    assert_eq!(client.frame().kind, FrameKind::Response);
-    client.publish("t", "authorised");
-    let request = server.requests().concat();
-    assert!(
-        request.contains("?common_name=billing&remote_ip=127.0.0.1&secret=secret&tls=true "),
-        "{request}"
-    );
 }
 
 #[test]

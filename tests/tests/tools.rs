@@ -32,6 +32,13 @@ fn contents(dir: &Path, prefix: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// The lines in such files.
+fn lines(dir: &Path, prefix: &str) -> Vec<String> {
+    let files = contents(dir, prefix);
+    let texts = files.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes));
+    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
 fn wait_until_consumed(node: &Node, topic: &str, channel: &str) {
     wait::until("all is finished", || {
         node.channel_stats(topic, channel)
@@ -44,39 +51,42 @@ fn to_file_finishes_nothing_that_is_not_synced_and_everything_that_is() {
     let node = Node::start();
     node.client().publish_all("t", &["one", "two", "three"]);
     let dir = tempfile::tempdir().unwrap();
-    let args = [
-        "to-file",
-        "--topic=t",
-        "--sync-interval=1h",
-        "--filename-format=<TOPIC>.<DATETIME>.log",
-        "--datetime-format=%Y",
-    ];
+    let args = ["to-file", "--topic=t", "--filename-format=<TOPIC>.<DATETIME>.log", "--datetime-format=%Y"];
+    let never = [&args[..], &["--sync-interval=1h"]].concat();
     let more = [
         format!("--nsqd-tcp-address={}", node.tcp_address()),
         format!("--output-dir={}", dir.path().display()),
     ];
-    let tool = started(&args, &more);
+    let tool = started(&never, &more);
     node.wait_for("t", "nsq_to_file", "in_flight_count", 3);
     // A kill before the sync loses nothing.
     tool.signal("KILL");
     let _ = tool.end();
     node.wait_for("t", "nsq_to_file", "depth", 3);
-    let tool = started(&args, &more);
+    let tool = started(&never, &more);
     node.wait_for("t", "nsq_to_file", "in_flight_count", 3);
     tool.signal("TERM");
     let ended = tool.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    // What it has not come to write by then goes back.
+    let written = lines(dir.path(), "t.").len() as u64;
+    assert!(written <= 3, "{written}");
+    node.wait_for("t", "nsq_to_file", "in_flight_count", 0);
+    node.wait_for("t", "nsq_to_file", "depth", 3 - written);
+    node.client().publish("t", "four");
+    let tool = started(&[&args[..], &["--sync-interval=50ms"]].concat(), &more);
     wait_until_consumed(&node, "t", "nsq_to_file");
-    let files = contents(dir.path(), "t.");
-    assert_eq!(files.len(), 1, "{files:?}");
-    let lines: BTreeSet<&[u8]> =
-        files[0].1.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
-    assert_eq!(lines, BTreeSet::from([&b"one"[..], b"two", b"three"]));
+    tool.signal("TERM");
+    assert_eq!(tool.end().code, Some(0));
+    let mut all = lines(dir.path(), "t.");
+    all.sort();
+    assert_eq!(all, ["four", "one", "three", "two"]);
+    assert_eq!(contents(dir.path(), "t.").len(), 1, "all are of one year");
     // As many as may be under way are synced without waiting.
     let mut more = more.to_vec();
     more.push("--max-in-flight=2".to_owned());
-    node.client().publish_all("t", &["four", "five"]);
-    let tool = started(&args, &more);
+    node.client().publish_all("t", &["five", "six"]);
+    let tool = started(&never, &more);
     wait_until_consumed(&node, "t", "nsq_to_file");
     tool.signal("TERM");
     assert_eq!(tool.end().code, Some(0));

@@ -256,7 +256,9 @@ impl Catalogue {
         if version == 0 || version > VERSION_MAX {
             return Err("a change has an impossible number");
         }
-        if self.forgotten.get(&owner).is_some_and(|&forgotten| generation <= forgotten) {
+        // A registrant never speaks itself: that some node lists it again is enough.
+        let is_forgotten = self.forgotten.get(&owner).is_some_and(|&forgotten| generation <= forgotten);
+        if is_forgotten && !self.is_listed(owner) {
             return Ok(None);
         }
         let is_full = self.facts.len() >= OWNERS_MAX;

@@ -116,6 +116,12 @@ impl Catalogue {
         about.map_or(&[], |about| &about.registrants)
     }
 
+    /// Whether a node says that `id` has registered there. Looks at every node.
+    pub(super) fn is_listed(&self, id: NodeId) -> bool {
+        let mut abouts = self.facts.values().filter_map(|fact| fact.about.as_deref());
+        abouts.any(|about| about.registrants.contains(&id))
+    }
+
     /// Adds those who registered at `host` to `shown`, if it is live.
     pub(super) fn show_registrants(&self, host: &Member, shown: &mut Vec<(Member, Items)>) {
         if !host.is_live() {

@@ -15,6 +15,7 @@ mod clock;
 mod commits;
 mod committer;
 mod delivery;
+mod figures;
 mod flight;
 mod holdings;
 mod latency;
@@ -39,6 +40,7 @@ pub(crate) use self::{
     client::Client,
     clock::{Clock, millis},
     delivery::Want,
+    figures::{ChannelFigures, TopicFigures, latency_name},
     flight::Flight,
     proximity::Place,
     queue::Output,

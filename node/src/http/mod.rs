@@ -55,6 +55,17 @@ use crate::{
 
 /// The version of nsqd whose behaviour clients find here. Client libraries and nsqadmin compare it.
 pub(crate) const NSQ_VERSION: &str = "1.3.0";
+/// What Go's runtime would say of its heap; the values have no meaning here.
+pub(crate) const GO_MEMORY: [&str; 8] = [
+    "heap_objects",
+    "heap_idle_bytes",
+    "heap_in_use_bytes",
+    "heap_released_bytes",
+    "gc_pause_usec_100",
+    "gc_pause_usec_99",
+    "gc_pause_usec_95",
+    "next_gc_bytes",
+];
 /// The version of bruit itself.
 const BRUIT_VERSION: &str = env!("CARGO_PKG_VERSION");
 

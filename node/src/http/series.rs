@@ -8,7 +8,7 @@ use std::fmt::{Display, Write};
 
 use bruit_wire::{ChannelName, TopicName};
 
-use crate::broker::{Broker, ChannelStats, Topic, TopicStats, quantiles};
+use crate::broker::{Broker, ChannelStats, TopicFigures, TopicStats, latency_name};
 
 /// One figure of a topic or a channel: its name, whether it counts up, and what it says.
 type Figure<S> = (&'static str, bool, &'static str, fn(&S) -> u64);
@@ -33,23 +33,10 @@ const CHANNEL: [Figure<ChannelStats>; 8] = [
 
 /// What is shown.
 pub(super) struct Series {
-    rows: Vec<Row>,
+    rows: Vec<TopicFigures>,
     percentiles: Vec<f64>,
     /// Series that found no room.
     pub(super) omitted: usize,
-}
-
-struct Row {
-    topic: TopicName,
-    stats: TopicStats,
-    latency: Vec<(f64, u64)>,
-    channels: Vec<ChannelRow>,
-}
-
-struct ChannelRow {
-    name: ChannelName,
-    stats: ChannelStats,
-    latency: Vec<(f64, u64)>,
 }
 
 impl Series {
@@ -67,7 +54,7 @@ impl Series {
             match room.checked_sub(size) {
                 Some(left) => {
                     room = left;
-                    rows.push(Row::take(topic, &percentiles));
+                    rows.push(TopicFigures::take(topic, |_| true));
                 }
                 None => omitted += size,
             }
@@ -78,7 +65,7 @@ impl Series {
     /// The figures of quantiles with their places. Two that statsd cannot tell apart have one name, and a family
     /// may come only once.
     fn latencies(&self) -> impl Iterator<Item = (usize, String)> {
-        let name = |quantile: &f64| format!("e2e_processing_latency_{:.0}", quantile * 100.0);
+        let name = |quantile: &f64| latency_name(*quantile);
         let names: Vec<String> = self.percentiles.iter().map(name).collect();
         let is_first = move |(at, name): &(usize, String)| !names[..*at].contains(name);
         self.percentiles.iter().map(name).enumerate().filter(is_first)
@@ -89,17 +76,17 @@ impl Series {
         for (name, counts, help, value) in TOPIC {
             family(out, &format!("nsq_topic_{name}"), counts, help);
             for row in &self.rows {
-                sample(out, "nsq_topic_", name, &row.topic, None, value(&row.stats));
+                sample(out, "nsq_topic_", name, &row.name, None, value(&row.stats));
             }
         }
         for (at, name) in self.latencies() {
             family(out, &format!("nsq_topic_{name}"), false, "Nanoseconds from publishing to FIN.");
             for (row, value) in self.rows.iter().filter_map(|row| Some((row, row.latency.get(at)?.1))) {
-                sample(out, "nsq_topic_", &name, &row.topic, None, value);
+                sample(out, "nsq_topic_", &name, &row.name, None, value);
             }
         }
         let channels =
-            || self.rows.iter().flat_map(|row| row.channels.iter().map(|channel| (&row.topic, channel)));
+            || self.rows.iter().flat_map(|row| row.channels.iter().map(|channel| (&row.name, channel)));
         for (name, counts, help, value) in CHANNEL {
             family(out, &format!("nsq_topic_channel_{name}"), counts, help);
             for (topic, channel) in channels() {
@@ -113,24 +100,6 @@ impl Series {
                     sample(out, "nsq_topic_channel_", &name, topic, Some(&channel.name), value);
                 }
             }
-        }
-    }
-}
-
-impl Row {
-    fn take(topic: &Topic, percentiles: &[f64]) -> Self {
-        let channels = topic.channels();
-        let of = |sketch: Option<_>| sketch.map(|sketch| quantiles(&sketch, percentiles)).unwrap_or_default();
-        let channel = channels.iter().map(|channel| ChannelRow {
-            name: channel.name().clone(),
-            stats: channel.stats(),
-            latency: of(channel.latency()),
-        });
-        Self {
-            topic: topic.name().clone(),
-            stats: topic.stats(),
-            latency: of(topic.latency()),
-            channels: channel.collect(),
         }
     }
 }

@@ -6,23 +6,10 @@ use std::{
 };
 
 use super::{
-    BRUIT_VERSION, NSQ_VERSION,
+    BRUIT_VERSION, GO_MEMORY, NSQ_VERSION,
     stats::{ChannelRow, Latency, Snapshot, TopicRow},
 };
 use crate::{broker::ClientStats, relay::LinkReport};
-
-/// What Go's runtime would say of its heap; the values have no meaning here.
-const MEMORY: [&str; 9] = [
-    "heap_objects",
-    "heap_idle_bytes",
-    "heap_in_use_bytes",
-    "heap_released_bytes",
-    "gc_pause_usec_100",
-    "gc_pause_usec_99",
-    "gc_pause_usec_95",
-    "next_gc_bytes",
-    "gc_total_runs",
-];
 
 /// The text that shows `snapshot`.
 pub(super) fn render(snapshot: &Snapshot) -> String {
@@ -39,7 +26,7 @@ fn write_stats(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     writeln!(out, "\nHealth: {}", snapshot.health)?;
     if snapshot.memory {
         writeln!(out, "\nMemory:")?;
-        for name in MEMORY {
+        for name in GO_MEMORY.iter().chain(&["gc_total_runs"]) {
             writeln!(out, "   {name:<25}\t0")?;
         }
     }

@@ -22,10 +22,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::ask;
+use super::ask::{self, Asked, New};
 use crate::{
     Config,
-    broker::Broker,
+    broker::{Broker, Topic},
     env::{Conn, Env},
     exit::{self, Exit, Exiting},
     http::{NSQ_VERSION, Ports},
@@ -54,11 +54,11 @@ pub(crate) struct Lookups {
     /// Rises with each change of them.
     changes: Rising,
     /// Of those that are connected, where their HTTP is.
-    http: Mutex<BTreeMap<String, String>>,
+    http: Mutex<BTreeMap<String, Arc<Asked>>>,
     /// Those that connecting to has been tried once, whatever came of it.
     tried: Mutex<BTreeSet<String>>,
     tries: Rising,
-    asking: OnceLock<mpsc::UnboundedSender<Arc<crate::broker::Topic>>>,
+    asking: OnceLock<mpsc::UnboundedSender<New>>,
 }
 
 impl std::fmt::Debug for Lookups {
@@ -140,7 +140,7 @@ impl Lookups {
     }
 
     /// Where the HTTP of those is that are connected.
-    pub(super) fn http_addresses(&self) -> BTreeSet<String> {
+    pub(super) fn http(&self) -> Vec<Arc<Asked>> {
         self.http.lock().values().cloned().collect()
     }
 
@@ -159,9 +159,10 @@ impl Lookups {
         }
     }
 
-    fn is_to_ask(&self, topic: &Arc<crate::broker::Topic>) -> bool {
+    fn is_to_ask(&self, topic: &Arc<Topic>) -> bool {
         let asking = self.asking.get().filter(|_| !self.wanted.lock().is_empty());
-        asking.is_some_and(|asking| asking.send(Arc::clone(topic)).is_ok())
+        let new = New { topic: Arc::clone(topic), came: Instant::now() };
+        asking.is_some_and(|asking| asking.send(new).is_ok())
     }
 
     fn note_try(&self, address: &str) {
@@ -248,7 +249,7 @@ impl Registrar {
                 host => host.to_owned(),
             };
             let http = format!("{host}:{}", lookup.http_port);
-            self.lookups.http.lock().insert(address.to_owned(), http);
+            self.lookups.http.lock().insert(address.to_owned(), Asked::new(http));
         }
         tracing::info!("registered at nsqlookupd {address} ({})", lookup.version);
         let mut registered = BTreeSet::new();

@@ -321,8 +321,10 @@ impl Session {
     /// A topic goes with its channels.
     fn unregister(&mut self, name: &Name) {
         let Some(Producer { id, names }) = &mut self.producer else { return };
-        let is_gone = |known: &&Name| *known == name || (name.channel.is_none() && known.topic == name.topic);
-        let gone: Vec<Name> = names.iter().filter(is_gone).cloned().collect();
+        // Its channels lie behind it. There may be too many names to look at them all for each that goes.
+        let is_gone =
+            |known: &&Name| **known == *name || (name.channel.is_none() && known.topic == name.topic);
+        let gone: Vec<Name> = names.range(name..).take_while(is_gone).cloned().collect();
         for name in gone {
             names.remove(&name);
             self.registry.names.fetch_sub(1, Relaxed);

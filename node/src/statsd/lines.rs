@@ -4,37 +4,10 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use bruit_wire::{ChannelName, TopicName};
 
-use crate::broker::{ChannelStats, TopicStats};
-
-/// What Go's runtime would say of its heap; the values have no meaning here.
-const MEMORY: [&str; 8] = [
-    "heap_objects",
-    "heap_idle_bytes",
-    "heap_in_use_bytes",
-    "heap_released_bytes",
-    "gc_pause_usec_100",
-    "gc_pause_usec_99",
-    "gc_pause_usec_95",
-    "next_gc_bytes",
-];
-
-/// One topic at the time of a pass.
-#[derive(Debug)]
-pub(super) struct TopicRow {
-    pub(super) name: TopicName,
-    pub(super) stats: TopicStats,
-    /// Quantile and latency in ns; none without channels.
-    pub(super) latency: Vec<(f64, u64)>,
-    pub(super) channels: Vec<ChannelRow>,
-}
-
-/// One channel at the time of a pass.
-#[derive(Debug)]
-pub(super) struct ChannelRow {
-    pub(super) name: ChannelName,
-    pub(super) stats: ChannelStats,
-    pub(super) latency: Vec<(f64, u64)>,
-}
+use crate::{
+    broker::{ChannelFigures, TopicFigures, latency_name},
+    http::GO_MEMORY,
+};
 
 /// What counters were at the last pass, so that their differences can be told. Names that are gone are
 /// forgotten with the next pass.
@@ -48,7 +21,7 @@ pub(super) struct Counters {
 pub(super) fn datagrams(
     prefix: &str,
     size: usize,
-    rows: &[TopicRow],
+    rows: &[TopicFigures],
     memory: bool,
     counters: &mut Counters,
 ) -> Vec<String> {
@@ -69,7 +42,7 @@ pub(super) fn datagrams(
         }
     }
     if memory {
-        MEMORY.iter().for_each(|name| packer.line("mem", name, 0, 'g'));
+        GO_MEMORY.iter().for_each(|name| packer.line("mem", name, 0, 'g'));
         packer.line("mem", "gc_runs", 0, 'c');
     }
     packer.datagrams
@@ -77,8 +50,8 @@ pub(super) fn datagrams(
 
 fn channel_lines(
     packer: &mut Packer<'_>,
-    topic: &TopicRow,
-    channel: &ChannelRow,
+    topic: &TopicFigures,
+    channel: &ChannelFigures,
     before: &Counters,
     counters: &mut Counters,
 ) {
@@ -140,7 +113,7 @@ impl Packer<'_> {
 
     fn latency(&mut self, name: &str, latency: &[(f64, u64)]) {
         for (quantile, value) in latency {
-            self.line(name, &format!("e2e_processing_latency_{:.0}", quantile * 100.0), *value, 'g');
+            self.line(name, &latency_name(*quantile), *value, 'g');
         }
     }
 }
@@ -148,9 +121,10 @@ impl Packer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::{ChannelStats, TopicStats};
 
-    fn row() -> TopicRow {
-        let channel = ChannelRow {
+    fn row() -> TopicFigures {
+        let channel = ChannelFigures {
             name: ChannelName::new("c").unwrap(),
             stats: ChannelStats {
                 message_count: 5,
@@ -160,7 +134,7 @@ mod tests {
             },
             latency: vec![(1.0, 7), (0.99, 6)],
         };
-        TopicRow {
+        TopicFigures {
             name: TopicName::new("a.b").unwrap(),
             stats: TopicStats { message_count: 10, message_bytes: 100, depth: 3, ..TopicStats::default() },
             latency: vec![(0.5, 9)],
@@ -195,7 +169,7 @@ mod tests {
     #[test]
     fn counters_are_differences_and_start_anew_with_a_name() {
         let mut counters = Counters::default();
-        let mut told = |rows: &[TopicRow]| datagrams("", 10_000, rows, false, &mut counters).concat();
+        let mut told = |rows: &[TopicFigures]| datagrams("", 10_000, rows, false, &mut counters).concat();
         told(&[row()]);
         let mut more = row();
         more.stats.message_count = 12;

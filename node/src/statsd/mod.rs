@@ -15,9 +15,9 @@ use std::{
 use quinn::{AsyncUdpSocket, udp::Transmit};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::lines::{ChannelRow, Counters, TopicRow};
+use self::lines::Counters;
 use crate::{
-    broker::{Broker, Topic, quantiles},
+    broker::{Broker, TopicFigures},
     config::StatsdConfig,
     env::Env,
     exit::Exiting,
@@ -48,8 +48,8 @@ pub(crate) async fn run(
             () = exit.told() => return,
             () = sleep_until(next) => {}
         }
-        let rows = rows(&broker, config.exclude_ephemeral);
-        let datagrams = lines::datagrams(&prefix, config.packet_size, &rows, config.memory, &mut counters);
+        let topics = figures(&broker, config.exclude_ephemeral);
+        let datagrams = lines::datagrams(&prefix, config.packet_size, &topics, config.memory, &mut counters);
         let sent = tokio::select! {
             biased;
             () = exit.told() => return,
@@ -68,28 +68,13 @@ pub(crate) async fn run(
     }
 }
 
-fn rows(broker: &Broker, exclude_ephemeral: bool) -> Vec<TopicRow> {
+fn figures(broker: &Broker, exclude_ephemeral: bool) -> Vec<TopicFigures> {
     let topics = broker.topics();
     let wanted = topics.iter().filter(|topic| !(exclude_ephemeral && topic.name().is_ephemeral()));
-    wanted.map(|topic| row(topic, exclude_ephemeral)).collect()
-}
-
-fn row(topic: &Topic, exclude_ephemeral: bool) -> TopicRow {
-    let channels = topic.channels();
-    let wanted = channels.iter().filter(|channel| !(exclude_ephemeral && channel.name().is_ephemeral()));
-    let percentiles = topic.percentiles();
-    TopicRow {
-        name: topic.name().clone(),
-        stats: topic.stats(),
-        latency: topic.latency().map(|sketch| quantiles(&sketch, percentiles)).unwrap_or_default(),
-        channels: wanted
-            .map(|channel| ChannelRow {
-                name: channel.name().clone(),
-                stats: channel.stats(),
-                latency: channel.latency().map(|sketch| quantiles(&sketch, percentiles)).unwrap_or_default(),
-            })
-            .collect(),
-    }
+    let take = |topic: &Arc<_>| {
+        TopicFigures::take(topic, |channel| !(exclude_ephemeral && channel.name().is_ephemeral()))
+    };
+    wanted.map(take).collect()
 }
 
 /// Sends datagrams, spread over `time`.

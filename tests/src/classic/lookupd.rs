@@ -29,6 +29,7 @@ struct State {
     names: BTreeSet<Registered>,
     pings: u64,
     refuses: bool,
+    hangs: bool,
     connections: Vec<TcpStream>,
     gone: bool,
 }
@@ -105,6 +106,11 @@ impl Lookupd {
     /// Answers every REGISTER with an error from now on.
     pub fn refuse(&self) {
         lock(&self.state).refuses = true;
+    }
+
+    /// Takes requests by HTTP from now on, and answers none.
+    pub fn hang(&self) {
+        lock(&self.state).hangs = true;
     }
 
     /// Closes the connections that there are; further ones are taken.
@@ -237,6 +243,10 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
     let topic = query.split('&').find_map(|pair| pair.strip_prefix("topic=")).unwrap_or_default();
     let topic = topic.replace("%23", "#");
     let state = lock(state);
+    if state.hangs {
+        // The state keeps the connection open.
+        return;
+    }
     let of_topic = state.names.iter().filter(|(name, channel)| *name == topic && !channel.is_empty());
     let channels: Vec<&String> = of_topic.map(|(_, channel)| channel).collect();
     let wanted = (topic.clone(), String::new());

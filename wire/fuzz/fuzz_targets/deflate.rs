@@ -1,50 +1,11 @@
-//! Any bytes, are read alike in any pieces, never write past the room that is given, and what was put comes back.
+//! Deflate as a stream: any bytes.
 #![no_main]
 
-use bruit_wire::compress::{Compression, Corrupt, Packer, Unpacker};
+mod stream;
+
+use bruit_wire::compress::Compression;
 use libfuzzer_sys::fuzz_target;
 
-const COMPRESSION: Compression = Compression::Deflate { level: 6 };
-/// Plain bytes after which a bomb is believed.
-const PLAIN_MAX: usize = 4 << 20;
-
 fuzz_target!(|input: (&[u8], u16, u16)| {
-    let (noise, step, room) = input;
-    let (step, room) = (usize::from(step) + 1, usize::from(room) + 1);
-    let heads: [&[u8]; 1] = [b""];
-    for head in heads {
-        let stream = [head, noise].concat();
-        let (whole, pieces) = (unpack(&stream, stream.len() + 1, 1 << 17), unpack(&stream, step, room));
-        if [&whole, &pieces].iter().any(|plain| plain.as_ref().is_ok_and(|plain| plain.len() >= PLAIN_MAX)) {
-            // A bomb is left where it is, and not at the same byte.
-            continue;
-        }
-        assert_eq!(whole.is_ok(), pieces.is_ok());
-        if let (Ok(whole), Ok(pieces)) = (whole, pieces) {
-            assert_eq!(whole, pieces);
-        }
-    }
-    let (mut packer, mut packed) = (Packer::new(COMPRESSION), Vec::new());
-    for piece in noise.chunks(step) {
-        packer.put(piece, &mut packed);
-        packer.flush(&mut packed);
-    }
-    assert_eq!(unpack(&packed, room, step).as_deref(), Ok(noise));
+    stream::check(Compression::Deflate { level: 6 }, &[b""], input);
 });
-
-/// Unpacks in pieces of `step` bytes, into a room of `room` bytes.
-fn unpack(stream: &[u8], step: usize, room: usize) -> Result<Vec<u8>, Corrupt> {
-    let (mut unpacker, mut room, mut plain) = (Unpacker::new(COMPRESSION), vec![0; room], Vec::new());
-    for mut piece in stream.chunks(step) {
-        while plain.len() < PLAIN_MAX {
-            let done = unpacker.unpack(piece, &mut room)?;
-            plain.extend_from_slice(&room[..done.produced]);
-            piece = &piece[done.consumed..];
-            if done.produced < room.len() {
-                assert!(piece.is_empty());
-                break;
-            }
-        }
-    }
-    Ok(plain)
-}

@@ -166,6 +166,29 @@ fn there_are_as_many_as_there_may_be_and_the_forgotten_are_forgotten() {
 }
 
 #[test]
+fn a_registrant_that_was_forgotten_comes_back_with_the_node_that_lists_it() {
+    let [mut a, mut b] = two();
+    exchange(now(2), &mut a, &mut b, 4096);
+    // The node was away for so long that it is not remembered, and then its registrants are not either.
+    b.catalogue.forget(a.id);
+    for seconds in 1..=62 {
+        b.catalogue.tick(now(seconds * 1_000));
+    }
+    assert_eq!(b.catalogue.stats().owners, 1);
+    exchange(now(63_000), &mut a, &mut b, 4096);
+    assert_eq!(holders(&b, &[&a, &b], "t"), [NSQD]);
+    assert_eq!(b.catalogue.missing([(a.id, 1)].into_iter()), None, "or exchanges would never end");
+    // One that nobody lists stays forgotten, whoever still tells of it.
+    let mut stale = Node::new(3);
+    exchange(now(63_000), &mut a, &mut stale, 4096);
+    a.catalogue.deregister(NSQD);
+    exchange(now(64_000), &mut a, &mut b, 4096);
+    b.catalogue.forget(NSQD);
+    exchange(now(65_000), &mut stale, &mut b, 4096);
+    assert_eq!(b.catalogue.about(NSQD, 1), None);
+}
+
+#[test]
 fn a_registrant_is_hidden_on_every_node_until_it_gives_the_topic_up() {
     let [mut a, mut b] = two();
     tell(&mut a, &mut b);
