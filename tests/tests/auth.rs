@@ -326,9 +326,12 @@ fn a_server_is_asked_by_https_and_has_to_show_a_certificate_that_is_trusted() {
     assert!(server.requests()[0].starts_with("GET /auth?common_name=&"), "{:?}", server.requests());
     let stranger = asking(&Authority::new("another"));
     refused(&stranger, command("AUTH", b"secret"), "E_AUTH_FAILED AUTH failed");
-    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
-    let missing =
-        Options::new().arg("--auth-http-address=https://127.0.0.1:1/").arg("--tls-root-ca-file=/none");
+    wait::until("the log says why", || stranger.log().contains("UnknownIssuer"));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let missing = Options::new()
+        .arg("--auth-http-address=https://127.0.0.1:1/")
+        .arg("--tls-root-ca-file=/none")
+        .data_path(directory.path());
     let (status, log) = missing.start_refused();
     assert!(!status.success() && log.contains("cannot read --tls-root-ca-file /none"), "{log}");
 }
