@@ -2,19 +2,13 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bruit_wire::{ChannelName, TopicName};
 use clap::Args;
-use tokio::{
-    runtime::Builder,
-    select,
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{runtime::Builder, time::Instant};
 
 use super::{
-    consumer::{Consumer, FromArgs, Message},
+    consumer::{Consumer, FromArgs, Message, forward},
     http::{Http, encoded},
     settings,
     upstreams::{Mode, Upstreams},
@@ -75,70 +69,21 @@ pub(super) struct ToHttpArgs {
 pub(super) fn run(args: &ToHttpArgs) -> anyhow::Result<ExitCode> {
     let sender = Arc::new(Sender::new(args)?);
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let outcome = runtime.block_on(forward(args, &sender));
+    let outcome = runtime.block_on(consume(args, &sender));
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn forward(args: &ToHttpArgs, sender: &Arc<Sender>) -> anyhow::Result<()> {
-    let mut consumer = Consumer::start(&args.from, &args.channel, "nsq_to_http")?;
+async fn consume(args: &ToHttpArgs, sender: &Arc<Sender>) -> anyhow::Result<()> {
+    let consumer = Consumer::start(&args.from, &args.channel, "nsq_to_http")?;
     for topic in &args.topics {
         consumer.subscribe(topic.clone());
     }
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
-    let (mut requests, mut status) = (JoinSet::new(), Status::new(args.status_every));
-    loop {
-        let has_room = requests.len() < args.count.max(1);
-        select! {
-            biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(done) = requests.join_next(), if !requests.is_empty() => {
-                if let Ok(took) = done {
-                    status.note(took);
-                }
-            }
-            message = consumer.next(), if has_room => {
-                let Some(message) = message else { break };
-                let sender = Arc::clone(sender);
-                requests.spawn(async move { sender.send(message).await });
-            }
-        }
-    }
-    while !requests.is_empty() {
-        select! {
-            biased;
-            // Who asks twice does not want to wait.
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = requests.join_next() => {}
-        }
-    }
-    consumer.close().await;
-    Ok(())
-}
-
-/// Says now and then how it goes.
-struct Status {
-    every: u64,
-    count: u64,
-    took: Duration,
-}
-
-impl Status {
-    fn new(every: u64) -> Self {
-        Self { every, count: 0, took: Duration::ZERO }
-    }
-
-    fn note(&mut self, took: Duration) {
-        self.count += 1;
-        self.took += took;
-        if self.every > 0 && self.count == self.every {
-            eprintln!("bruit: {} messages, {:?} each", self.count, self.took / self.count as u32);
-            (self.count, self.took) = (0, Duration::ZERO);
-        }
-    }
+    let serve = |message| {
+        let sender = Arc::clone(sender);
+        async move { sender.send(message).await }
+    };
+    forward(consumer, args.count.max(1), args.status_every, serve).await
 }
 
 /// Where messages go, and how.
@@ -192,12 +137,10 @@ impl Sender {
         })
     }
 
-    /// Sends a message to where it is to go, and answers it; how long that took.
-    async fn send(&self, message: Message) -> Duration {
-        let began = Instant::now();
+    /// Sends a message to where it is to go, and answers it.
+    async fn send(&self, message: Message) {
         if self.sample < 1.0 && share() >= self.sample {
-            message.finish();
-            return began.elapsed();
+            return message.finish();
         }
         let mut is_taken = true;
         for place in self.upstreams.choose() {
@@ -210,12 +153,7 @@ impl Sender {
                 break;
             }
         }
-        if is_taken {
-            message.finish()
-        } else {
-            message.requeue(self.requeued_for)
-        }
-        began.elapsed()
+        if is_taken { message.finish() } else { message.requeue(self.requeued_for) }
     }
 
     async fn request(&self, target: &Target, body: &[u8]) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 //! messages are requeued ([`pace`]).
 
 mod connection;
+mod forward;
 mod pace;
 mod places;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use clap::Args;
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
+pub(super) use self::forward::forward;
 use self::{pace::Pace, places::Places};
 use super::{
     client::{Introduction, Options},

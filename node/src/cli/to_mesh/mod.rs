@@ -5,16 +5,10 @@ mod filter;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bruit_wire::{ChannelName, TopicName};
 use clap::Args;
-use tokio::{
-    runtime::Builder,
-    select,
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{runtime::Builder, time::Instant};
 
 use self::{
     destination::Destination,
@@ -22,7 +16,7 @@ use self::{
 };
 use super::{
     client::{Introduction, Options},
-    consumer::{Consumer, FromArgs, Message},
+    consumer::{Consumer, FromArgs, Message, forward},
     upstreams::{Mode, Upstreams},
 };
 
@@ -72,7 +66,7 @@ pub(super) fn run(args: &ToMeshArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let outcome = runtime.block_on(forward(args));
+    let outcome = runtime.block_on(consume(args));
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -86,7 +80,7 @@ struct Publisher {
     requeued_for: Duration,
 }
 
-async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
+async fn consume(args: &ToMeshArgs) -> anyhow::Result<()> {
     let introduction = Introduction::new(concat!("nsq_to_nsq/", env!("CARGO_PKG_VERSION")));
     let introduction = introduction.with(&Options::parse(&args.producer_opt)?)?;
     let destinations = args.destination_nsqd_tcp_address.iter();
@@ -99,42 +93,16 @@ async fn forward(args: &ToMeshArgs) -> anyhow::Result<()> {
         topic: args.destination_topic.clone(),
         requeued_for: args.from.requeue_delay()?,
     });
-    let mut consumer = Consumer::start(&args.from, &args.channel, "nsq_to_nsq")?;
+    let consumer = Consumer::start(&args.from, &args.channel, "nsq_to_nsq")?;
     for topic in &args.topics {
         consumer.subscribe(topic.clone());
     }
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
-    let (mut under_way, mut count) = (JoinSet::new(), 0_u64);
-    loop {
-        select! {
-            biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(_) = under_way.join_next(), if !under_way.is_empty() => {
-                count += 1;
-                if args.status_every > 0 && count.is_multiple_of(args.status_every) {
-                    eprintln!("bruit: {count} messages so far");
-                }
-            }
-            message = consumer.next() => {
-                let Some(message) = message else { break };
-                let publisher = Arc::clone(&publisher);
-                under_way.spawn(async move { publisher.publish(message).await });
-            }
-        }
-    }
-    while !under_way.is_empty() {
-        select! {
-            biased;
-            // Who asks twice does not want to wait.
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = under_way.join_next() => {}
-        }
-    }
-    consumer.close().await;
-    Ok(())
+    let serve = |message| {
+        let publisher = Arc::clone(&publisher);
+        async move { publisher.publish(message).await }
+    };
+    // As many as nodes deliver.
+    forward(consumer, usize::MAX, args.status_every, serve).await
 }
 
 impl Publisher {
