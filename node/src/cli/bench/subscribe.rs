@@ -28,7 +28,10 @@ pub(super) struct SubArgs {
     /// Messages that may be in flight to each connection
     #[arg(long, default_value_t = 2500, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rdy: u64,
-    /// Connections that consume, each on a thread of its own
+    /// One more server to consume from, as clients do that look up all producers; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    and_from: Vec<String>,
+    /// Connections that consume from each server, each on a thread of its own
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
     /// Messages to wait for; without it, until none comes any more
@@ -45,11 +48,10 @@ pub(super) struct SubArgs {
 /// The server cannot be reached, refuses, or goes away.
 pub(super) fn measure(args: &SubArgs) -> Result<Report> {
     let arrivals = Arrivals::new(args.count.unwrap_or(u64::MAX), args.idle_timeout);
-    let consumers: Vec<Consumer> = (0..args.connections)
-        .map(|_| {
-            let address = &args.server.nsqd_tcp_address;
-            Consumer::open(address, (&args.topic, &args.channel), args.rdy, None, &arrivals)
-        })
+    let servers = std::iter::once(&args.server.nsqd_tcp_address).chain(&args.and_from);
+    let consumers: Vec<Consumer> = servers
+        .flat_map(|address| (0..args.connections).map(move |_| address))
+        .map(|address| Consumer::open(address, (&args.topic, &args.channel), args.rdy, None, &arrivals))
         .collect::<Result<_>>()?;
     let meter = Meter::start(&args.server.pid)?;
     let start = clock::now();
@@ -61,7 +63,8 @@ pub(super) fn measure(args: &SubArgs) -> Result<Report> {
     let mut tally = Tally::new(None, 0);
     consumed.into_iter().for_each(|consumed| tally.merge(consumed.tally));
     let verdict = tally.verdict(args.count);
-    let SubArgs { topic, channel, connections, rdy, .. } = args;
+    let SubArgs { topic, channel, rdy, .. } = args;
+    let connections = args.connections as usize * (1 + args.and_from.len());
     let what = format!("{topic}/{channel}, {connections} connections, RDY {rdy} each, FIN for each message");
     let seconds = last.saturating_duration_since(start).as_secs_f64();
     let mut report = Report::new("sub", what, (verdict.distinct, "message"), seconds, &meter)?;
