@@ -14,7 +14,7 @@
 //! tells     1 tag u16                                      opened
 //!           2                                              absent
 //!           3 count u32 | len u32 | len bytes              messages: NSQ frames, as they were journalled
-//!           4 serial u32 | limit u64 | waiting u64         state
+//!           4 serial u32 | limit u64 | waiting u64 | served u8    state
 //! ```
 //!
 //! Credit is a limit on how many messages the owner may have sent over the link since it was opened. It can
@@ -123,6 +123,9 @@ pub enum Tell {
         limit: u64,
         /// Messages that wait for credit.
         waiting: u64,
+        /// Consumers that come before this one take them as well: there is no need of this one where it has
+        /// other things to do.
+        served: bool,
     },
 }
 
@@ -243,11 +246,12 @@ impl Tell {
                 out.extend_from_slice(&count.to_le_bytes());
                 out.extend_from_slice(&len.to_le_bytes());
             }
-            Self::State { serial, limit, waiting } => {
+            Self::State { serial, limit, waiting, served } => {
                 out.push(4);
                 out.extend_from_slice(&serial.to_le_bytes());
                 out.extend_from_slice(&limit.to_le_bytes());
                 out.extend_from_slice(&waiting.to_le_bytes());
+                out.push(u8::from(served));
             }
         }
     }
@@ -264,7 +268,13 @@ impl Tell {
             1 => fields.u16().map(|tag| Self::Opened { tag }),
             2 => Some(Self::Absent),
             3 => fields.messages(),
-            4 => fields.state(),
+            4 => match fields.state() {
+                Some((_, _, _, 2..)) => return Err(InvalidRelay),
+                Some((serial, limit, waiting, served)) => {
+                    Some(Self::State { serial, limit, waiting, served: served == 1 })
+                }
+                None => None,
+            },
             _ => return Err(InvalidRelay),
         };
         if matches!(tell, Some(Self::Messages { len, .. }) if len > MESSAGES_MAX) {
@@ -339,12 +349,12 @@ impl Fields<'_> {
         Some(Ask::Touch { sequence: self.u64()?, timeout: self.u32()? })
     }
 
-    fn messages(&mut self) -> Option<Tell> {
-        Some(Tell::Messages { count: self.u32()?, len: self.u32()? })
+    fn state(&mut self) -> Option<(u32, u64, u64, u8)> {
+        Some((self.u32()?, self.u64()?, self.u64()?, self.u8()?))
     }
 
-    fn state(&mut self) -> Option<Tell> {
-        Some(Tell::State { serial: self.u32()?, limit: self.u64()?, waiting: self.u64()? })
+    fn messages(&mut self) -> Option<Tell> {
+        Some(Tell::Messages { count: self.u32()?, len: self.u32()? })
     }
 }
 
@@ -366,7 +376,7 @@ mod tests {
         Tell::Opened { tag: 0xabcd },
         Tell::Absent,
         Tell::Messages { count: 2, len: 70 },
-        Tell::State { serial: 7, limit: 100, waiting: 5 },
+        Tell::State { serial: 7, limit: 100, waiting: 5, served: true },
     ];
 
     fn open() -> Open {
@@ -393,7 +403,7 @@ mod tests {
             out
         });
         let golden = b"\x01\xcd\xab\x02\x03\x02\0\0\0\x46\0\0\0\
-            \x04\x07\0\0\0\x64\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0";
+            \x04\x07\0\0\0\x64\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x01";
         assert_eq!(tells, golden);
         assert_eq!(open().to_bytes(), b"\x03\0\0\0\0\0\0\0\x06orders\x0email#ephemeral\x01a\0\x02z1");
     }

@@ -1,5 +1,7 @@
 //! A channel: the lock around its [`Queue`], its consumers, and what it reads back from the journal.
 
+mod preference;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -13,9 +15,10 @@ use bruit_wire::{ChannelName, TopicName, relay::GiveBack};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use self::preference::signal;
 use super::{
     Shared,
-    client::{Client, ClientStats},
+    client::{Client, ClientStats, STALLED},
     clock::millis,
     delivery::{Stop, Taken, Want},
     latency::{Latencies, Sketch},
@@ -53,10 +56,15 @@ struct State {
     /// Consumers that can take nothing, and want to know when there are messages that nobody takes. Not among
     /// those that wait: two of them would wake each other for ever.
     watching: Vec<Arc<Client>>,
+    /// The same while others that come first take the messages: they are to look again now and then whether those
+    /// still do.
+    idle: Vec<Arc<Client>>,
     /// A stretch of the journal is being read.
     loading: bool,
     /// When the agenda looks at this channel next.
     scheduled: u64,
+    /// When those who watch are to look whether others still take the messages.
+    look_again: Option<u64>,
     /// The commit loop knows that there is something to write.
     noted: bool,
     deleted: bool,
@@ -120,8 +128,10 @@ impl Channel {
             clients: Vec::new(),
             waiting: VecDeque::new(),
             watching: Vec::new(),
+            idle: Vec::new(),
             loading: false,
             scheduled: u64::MAX,
+            look_again: None,
             noted: false,
             deleted: false,
             ranked: false,
@@ -181,6 +191,7 @@ impl Channel {
         state.clients.retain(|other| other.id != client.id);
         state.waiting.retain(|other| other.id != client.id);
         state.watching.retain(|other| other.id != client.id);
+        state.idle.retain(|other| other.id != client.id);
         let released = state.queue.release(client.id);
         if released > 0 {
             self.note_pending(&mut state);
@@ -195,6 +206,7 @@ impl Channel {
         let (now, before) = (self.shared.clock.now(), out.len());
         let mut state = self.state.lock();
         if state.yields(client, &self.tail) {
+            client.reading.store(false, Ordering::Relaxed);
             return 0;
         }
         let (Taken { messages, stop, prefetch }, more) = {
@@ -205,9 +217,13 @@ impl Channel {
         state.note_delivered(out.range(before..));
         client.in_flight.fetch_add(messages, Ordering::Relaxed);
         client.message_count.fetch_add(messages, Ordering::Relaxed);
+        if state.ranked && messages > 0 {
+            client.took(now);
+        }
         if let Some(count) = state.delivered.get_mut(client.proximity() as usize) {
             *count += messages;
         }
+        client.reading.store(matches!(stop, Stop::Cold(..)), Ordering::Relaxed);
         match stop {
             // Another consumer should not sleep while messages lie there.
             Stop::Full if more => drop(state.wake_one()),
@@ -278,20 +294,28 @@ impl Channel {
         Ok(())
     }
 
-    /// How many messages wait for a client that can take none now. If there are none, or others come first, it
-    /// is woken when there are some that nobody takes.
-    pub(crate) fn await_more(&self, client: &Arc<Client>) -> u64 {
+    /// How many messages wait for a client that can take none now, and whether others that come first take them.
+    /// If there are none it is woken when there are some that nobody takes; if others take them, when they may
+    /// have stopped.
+    pub(crate) fn await_more(self: &Arc<Self>, client: &Arc<Client>) -> (u64, bool) {
+        let now = self.shared.clock.now();
         let mut state = self.state.lock();
         let tail = self.tail.lock();
         let waiting = if state.queue.has_more(&tail) { state.queue.depth(&tail) } else { 0 };
         drop(tail);
-        if waiting > 0 && !state.comes_after_others(client) {
-            return waiting;
+        let served = waiting > 0 && state.is_served_before(client, now);
+        if waiting > 0 && !served {
+            return (waiting, false);
         }
         if !client.watching.swap(true, Ordering::Relaxed) {
-            state.watching.push(Arc::clone(client));
+            let list = if served { &mut state.idle } else { &mut state.watching };
+            list.push(Arc::clone(client));
         }
-        0
+        if served && state.look_again.is_none() {
+            state.look_again = Some(now + STALLED);
+            self.schedule(&mut state);
+        }
+        (waiting, served)
     }
 
     /// Puts a message back that a client hands back without an answer.
@@ -337,6 +361,10 @@ impl Channel {
             if let Some(count) = lost.get(&client.id) {
                 client.lost(*count);
             }
+        }
+        if state.look_again.is_some_and(|at| at <= now) {
+            state.look_again = None;
+            signal(state.idle.drain(..));
         }
         self.note_pending(&mut state);
         self.schedule(&mut state);
@@ -389,6 +417,7 @@ impl Channel {
         state.queue.take_pending();
         state.waiting.clear();
         state.watching.clear();
+        state.idle.clear();
         state.clients.iter().for_each(|client| client.close());
     }
 
@@ -471,7 +500,8 @@ impl Channel {
     }
 
     fn schedule(self: &Arc<Self>, state: &mut State) {
-        if let Some(at) = state.queue.next_deadline().filter(|at| *at < state.scheduled) {
+        let next = state.queue.next_deadline().into_iter().chain(state.look_again).min();
+        if let Some(at) = next.filter(|at| *at < state.scheduled) {
             state.scheduled = at;
             self.shared.agenda.schedule(at, self);
         }
@@ -525,55 +555,6 @@ impl State {
         let window = &self.queue.flight.window;
         if latencies.is_crowded(window.len()) {
             latencies.keep(window.iter().map(|(sequence, _)| sequence));
-        }
-    }
-
-    /// Wakes the consumer that waits longest, of those that come first; returns whether there was one. If not,
-    /// those who watch hear of it.
-    fn wake_one(&mut self) -> bool {
-        let first = match self.ranked {
-            false => 0,
-            true => {
-                let ranks = self.waiting.iter().map(|client| client.rank()).enumerate();
-                ranks.min_by_key(|&(_, rank)| rank).map_or(0, |(at, _)| at)
-            }
-        };
-        let Some(client) = self.waiting.remove(first) else {
-            for client in self.watching.drain(..) {
-                client.watching.store(false, Ordering::Relaxed);
-                client.signal.wake();
-            }
-            return false;
-        };
-        client.waiting.store(false, Ordering::Relaxed);
-        client.signal.wake();
-        true
-    }
-
-    /// Whether messages wait, and a consumer that comes before this one can take them. Then this one waits,
-    /// and the other is woken.
-    fn yields(&mut self, client: &Arc<Client>, tail: &Mutex<Tail>) -> bool {
-        if !self.comes_after_others(client) || !self.queue.has_more(&tail.lock()) {
-            return false;
-        }
-        self.wait(client);
-        let rank = client.rank();
-        if self.waiting.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed)) {
-            self.wake_one();
-        }
-        true
-    }
-
-    /// Whether a consumer that comes before this one takes messages.
-    fn comes_after_others(&self, client: &Arc<Client>) -> bool {
-        let rank = client.rank();
-        self.ranked
-            && self.clients.iter().any(|other| other.rank() < rank && other.able.load(Ordering::Relaxed))
-    }
-
-    fn wait(&mut self, client: &Arc<Client>) {
-        if !client.waiting.swap(true, Ordering::Relaxed) {
-            self.waiting.push_back(Arc::clone(client));
         }
     }
 }

@@ -19,6 +19,8 @@ use super::{
 };
 use crate::layers::Session;
 
+/// A client that has taken nothing for so long, although it was ready, is stuck, ms.
+pub(super) const STALLED: u64 = 1_000;
 /// The ranks of relays begin here.
 const RELAY_RANK: u8 = 3;
 
@@ -39,8 +41,12 @@ pub(crate) struct Client {
     pub(super) waiting: AtomicBool,
     /// Its channel will wake it when there are messages that nobody takes.
     pub(super) watching: AtomicBool,
+    /// What it waits for is there and being read back from the journal.
+    pub(super) reading: AtomicBool,
     /// It takes what there is, or is about to: a client of lower rank leaves messages to it.
     pub(super) able: AtomicBool,
+    /// When it took messages last, node time in ms.
+    took: AtomicU64,
     /// Lower ones are served first.
     rank: AtomicU8,
     /// Its state as `/stats` shows it: 0 init, 3 subscribed, 4 closing.
@@ -149,7 +155,9 @@ impl Client {
             msg_timeout: AtomicU32::new(0),
             waiting: AtomicBool::new(false),
             watching: AtomicBool::new(false),
+            reading: AtomicBool::new(false),
             able: AtomicBool::new(false),
+            took: AtomicU64::new(0),
             rank: AtomicU8::new(0),
             state: AtomicU8::new(0),
             message_count: AtomicU64::new(0),
@@ -232,6 +240,17 @@ impl Client {
         self.able.load(Ordering::Relaxed) != able && self.able.swap(able, Ordering::Relaxed)
     }
 
+    /// Takes note that it has taken messages, node time in ms.
+    pub(super) fn took(&self, now: u64) {
+        self.took.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether it takes messages as they come: it could now, or did a moment ago.
+    pub(super) fn is_busy_with(&self, now: u64) -> bool {
+        let ready = self.ready.load(Ordering::Relaxed) > 0;
+        ready && (self.able.load(Ordering::Relaxed) || now < self.took.load(Ordering::Relaxed) + STALLED)
+    }
+
     /// How many more messages it is ready for.
     pub(crate) fn free(&self) -> u64 {
         self.ready.load(Ordering::Relaxed).saturating_sub(self.in_flight.load(Ordering::Relaxed))
@@ -264,6 +283,11 @@ impl Client {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Whether its channel will wake it because there are none, and not because they are still being read.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.is_waiting() && !self.reading.load(Ordering::Relaxed)
+    }
+
     /// Whether its channel will wake it when there are messages that nobody takes.
     pub(crate) fn is_watching(&self) -> bool {
         self.watching.load(Ordering::Relaxed)
@@ -293,5 +317,25 @@ impl Client {
             pub_counts: about.published.iter().map(|(topic, count)| (topic.clone(), *count)).collect(),
             identity: about.identity.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_busy_while_it_can_take_or_did_a_moment_ago() {
+        let client = Client::new(1, String::new(), String::new(), SystemTime::UNIX_EPOCH);
+        assert!(!client.is_busy_with(0), "it was never ready");
+        client.ready.store(1, Ordering::Relaxed);
+        client.set_able(true);
+        assert!(client.is_busy_with(1_000_000));
+        client.took(5_000);
+        client.set_able(false);
+        assert!(client.is_busy_with(5_000 + STALLED - 1), "it is full, and may soon not be");
+        assert!(!client.is_busy_with(5_000 + STALLED), "it is stuck");
+        client.ready.store(0, Ordering::Relaxed);
+        assert!(!client.is_busy_with(5_001), "it wants none");
     }
 }

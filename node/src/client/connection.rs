@@ -375,7 +375,7 @@ impl Connection {
         }
         self.outbox.count_from(before);
         if let Some(feed) = feed {
-            feed.balance(!subscription.waited, taken);
+            feed.balance(!(subscription.waited && self.client.has_nothing()), taken);
         }
         relayed + taken > 0
     }

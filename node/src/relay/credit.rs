@@ -3,6 +3,8 @@
 //! The node's own channel is one of them. Whoever has messages waiting gets an equal part of the capacity, and
 //! no more than it has. Where that would be crumbs, owners are served in turn instead, those that were served
 //! longest ago first, a chunk each: a batch costs about the same whether it holds ten messages or a hundred.
+//! Owners whose messages are taken by consumers of their own come after all these: with a consumer on every
+//! node, each does best with what lies beside it.
 //! Half of what is left over is lent to the owners that have nothing, so that their next message need not ask
 //! first; the other half stays for the node's own.
 
@@ -14,6 +16,8 @@ const CHUNK_MAX: u64 = 256;
 pub(super) struct Owner {
     /// Messages that wait there for credit.
     pub(super) waiting: u64,
+    /// Consumers that come first there take them as well.
+    pub(super) served: bool,
     /// Messages that it may send already.
     pub(super) held: u64,
     /// When it was last served: a count that rises with every service, so that the lowest is due.
@@ -30,15 +34,28 @@ pub(super) fn chunk(ready: u64) -> u64 {
 /// Divides `capacity`, in messages. Returns a share for each owner; their sum is at most the capacity, and what
 /// is left is the node's own. `own` is the turn of the node's own channel if messages wait there.
 pub(super) fn divide(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> Vec<u64> {
-    let waiting = owners.iter().filter(|owner| owner.waiting > 0).count() as u64 + u64::from(own.is_some());
-    if waiting.saturating_mul(chunk) > capacity {
-        return in_turn(capacity, chunk, own, owners);
-    }
-    let (mut shares, left) = evenly(capacity, own.is_some(), owners);
+    let only = |served: bool| -> Vec<Owner> {
+        let wish = |owner: &Owner| if owner.served == served { owner.waiting } else { 0 };
+        owners.iter().map(|owner| Owner { waiting: wish(owner), ..*owner }).collect()
+    };
+    let (mut shares, mut left) = give(capacity, chunk, own, &only(false));
     if own.is_none() {
+        let (more, rest) = give(left, chunk, None, &only(true));
+        shares.iter_mut().zip(more).for_each(|(share, more)| *share += more);
+        left = rest;
         lend(left / 2, owners, &mut shares);
     }
     shares
+}
+
+/// Gives to those that wait. Returns what nobody wants, too.
+fn give(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> (Vec<u64>, u64) {
+    let waiting = owners.iter().filter(|owner| owner.waiting > 0).count() as u64 + u64::from(own.is_some());
+    if waiting.saturating_mul(chunk) > capacity {
+        // Nothing is left over that could be divided.
+        return (in_turn(capacity, chunk, own, owners), 0);
+    }
+    evenly(capacity, own.is_some(), owners)
 }
 
 /// Gives equal parts to all that wait, the smallest wishes first, so that what they leave goes to the others.
@@ -117,7 +134,7 @@ mod tests {
     use super::*;
 
     fn waiting(waiting: u64) -> Owner {
-        Owner { waiting, held: 0, turn: 0 }
+        Owner { waiting, served: false, held: 0, turn: 0 }
     }
 
     #[test]
@@ -143,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn owners_with_consumers_of_their_own_get_what_the_others_leave() {
+        let served = Owner { served: true, ..waiting(1000) };
+        assert_eq!(divide(100, 10, None, &[served, waiting(30)]), [70, 30]);
+        assert_eq!(divide(100, 10, None, &[served, waiting(1000)]), [0, 100]);
+        assert_eq!(divide(100, 10, Some(0), &[served, served]), [0, 0], "its own messages come first");
+        assert_eq!(divide(100, 10, None, &[served, served]), [50, 50]);
+        assert_eq!(divide(1, 1, None, &[Owner { turn: 1, ..served }, served]), [0, 1], "in turn, as all");
+    }
+
+    #[test]
     fn with_crumbs_for_each_the_longest_unserved_come_first() {
         let owner = |turn| Owner { turn, ..waiting(9) };
         assert_eq!(divide(1, 1, None, &[owner(3), owner(1), owner(2)]), [0, 1, 0]);
@@ -161,8 +188,9 @@ mod tests {
     }
 
     fn owners() -> impl Strategy<Value = Vec<Owner>> {
-        let owner = (prop_oneof![Just(0), 1_u64..50, Just(u64::MAX)], 0_u64..9, 0_u64..100);
-        prop::collection::vec(owner.prop_map(|(waiting, held, turn)| Owner { waiting, held, turn }), 0..20)
+        let owner = (prop_oneof![Just(0), 1_u64..50, Just(u64::MAX)], any::<bool>(), 0_u64..9, 0_u64..100);
+        let owner = owner.prop_map(|(waiting, served, held, turn)| Owner { waiting, served, held, turn });
+        prop::collection::vec(owner, 0..20)
     }
 
     proptest! {
@@ -187,10 +215,12 @@ mod tests {
             let shares = divide(capacity, chunk, None, &owners);
             let waits = || (0..owners.len()).filter(|&at| owners[at].waiting > 0);
             prop_assert!(waits().count() == 0 || waits().any(|at| shares[at] > 0));
-            // Whoever goes away empty was served after all those that were chosen before it.
+            // Whoever goes away empty was served after all those that were chosen before it, or has consumers of
+            // its own where they have none.
             let chosen = || waits().filter(|&at| owners[at].held == 0 && shares[at] > 0);
             for empty in waits().filter(|&at| owners[at].held == 0 && shares[at] == 0) {
-                prop_assert!(chosen().all(|at| owners[at].turn <= owners[empty].turn));
+                let due = |at: usize| (owners[at].served, owners[at].turn);
+                prop_assert!(chosen().all(|at| due(at) <= due(empty)));
             }
         }
 

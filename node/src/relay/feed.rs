@@ -252,12 +252,12 @@ impl Feed {
     /// # Errors
     /// It cannot be; the link is of no use any more.
     pub(super) fn told(&self, owner: NodeId, tell: Tell) -> Result<(), InvalidRelay> {
-        let Tell::State { serial, limit, waiting } = tell else { return Err(InvalidRelay) };
+        let Tell::State { serial, limit, waiting, served } = tell else { return Err(InvalidRelay) };
         let mut state = self.state.lock();
         let link = state.links.get_mut(&owner).ok_or(InvalidRelay)?;
         let was_lowering = link.inbound.grant.is_lowering();
         link.inbound.grant.confirm(serial, limit)?;
-        link.inbound.waiting = waiting;
+        (link.inbound.waiting, link.inbound.served) = (waiting, served);
         let freed = was_lowering && !link.inbound.grant.is_lowering();
         state.balance();
         if freed && state.own_waits {
@@ -355,6 +355,7 @@ impl State {
             .values()
             .map(|link| Owner {
                 waiting: link.inbound.waiting,
+                served: link.inbound.served,
                 held: link.inbound.grant.outstanding(),
                 turn: link.inbound.turn,
             })

@@ -26,6 +26,8 @@ pub(super) struct Inbound {
     pub(super) grant: Grant,
     /// Messages that wait at the owner for credit, as it last said.
     pub(super) waiting: u64,
+    /// Whether consumers that come before those here take them as well.
+    pub(super) served: bool,
     /// When messages came last, as a count of such times in the feed.
     pub(super) turn: u64,
     arrived: VecDeque<Arrived>,
@@ -53,6 +55,7 @@ impl Inbound {
             alias,
             grant: Grant::default(),
             waiting: 0,
+            served: false,
             turn: 0,
             arrived: VecDeque::new(),
             arrived_count: 0,

@@ -37,8 +37,9 @@ struct Account {
     timeout: u32,
     /// A lower limit has to be confirmed.
     owes: bool,
-    /// What was last said to be waiting.
+    /// What was last said to be waiting, and whether others take it.
     told: u64,
+    told_served: bool,
     /// The channel was asked, and will wake this task, or has.
     waited: bool,
 }
@@ -248,12 +249,15 @@ impl<'a> Guest<'a> {
         }
         // With credit left, either nothing waits, or the next batch takes it.
         let mut waiting = if credit == 0 || account.waited { 0 } else { account.told };
+        let mut served = account.told_served;
         if credit == 0 {
             if client.set_able(false) && self.channel.is_ranked() {
                 self.channel.wake();
             }
             if !client.is_watching() {
-                waiting = self.channel.await_more(client);
+                (waiting, served) = self.channel.await_more(client);
+            } else {
+                waiting = account.told;
             }
         }
         let in_flight = client.in_flight.load(std::sync::atomic::Ordering::Relaxed);
@@ -261,10 +265,11 @@ impl<'a> Guest<'a> {
         // What has come to be far more or less is worth a word, and whether there is anything at all.
         let differs =
             (waiting == 0) != (account.told == 0) || waiting / 2 > account.told || waiting < account.told / 2;
+        let differs = differs || (waiting > 0 && served != account.told_served);
         let tells = std::mem::take(&mut account.owes) || differs;
         let state = tells.then(|| {
-            account.told = waiting;
-            Tell::State { serial: account.serial, limit: account.limit, waiting }
+            (account.told, account.told_served) = (waiting, served);
+            Tell::State { serial: account.serial, limit: account.limit, waiting, served }
         });
         (taken, state)
     }

@@ -32,9 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the consumer waits for the next message before it takes the rest for lost.
 const NOTHING_FOR: Duration = Duration::from_secs(10);
 
-/// In how many rounds every owner that has messages left must have been served once. A round is one message,
-/// or a whole RDY if that is more, of every owner that has some.
-const ROUNDS: usize = 4;
+/// How many messages an owner may get in its turn: all of RDY, up to the first, and a few where RDY is less than
+/// the second.
+const TURN: (u64, u64) = (256, 4);
 
 /// The consumer's node; all others are owners.
 const HERE: usize = 0;
@@ -229,8 +229,9 @@ impl Drain {
                 last = Some(at);
             }
         }
-        let round = owners.len().max(usize::try_from(self.ready).unwrap_or(usize::MAX));
-        (longest, ROUNDS * round)
+        let turn = self.ready.clamp(TURN.1, TURN.0) as usize;
+        // Every other owner has its turn before one has its next.
+        (longest, owners.len() * turn)
     }
 }
 

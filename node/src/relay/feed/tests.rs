@@ -74,7 +74,8 @@ impl Model {
             self.sent += count;
             self.backlog -= count;
         }
-        let state = Tell::State { serial: self.serial, limit: self.limit, waiting: self.backlog };
+        let state =
+            Tell::State { serial: self.serial, limit: self.limit, waiting: self.backlog, served: false };
         if owes || count > 0 || self.backlog > 0 {
             self.talk.push(Talk::State(state));
         }
