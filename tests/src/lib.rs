@@ -14,7 +14,7 @@
 //! - [`Mesh`]: several nodes that know of each other, and what each answers about all.
 //! - [`datagrams`]: what strangers send to a node's UDP ports.
 //! - [`classic`]: an nsqd and an nsqlookupd of the classic kind, as far as the other end can tell.
-//! - [`libraries`]: client libraries that others wrote.
+//! - [`mod@libraries`]: client libraries that others wrote.
 //! - [`tree`]: the repository as files, for the tests that guard its shape.
 //!
 //! Everything here panics when it is disappointed: a panic is how a test fails.
