@@ -112,6 +112,21 @@ fn who_lacks_something_is_told_what() {
 }
 
 #[test]
+fn the_load_generator_encrypts_where_it_can_and_says_where_not() {
+    let authority = Authority::new("authority");
+    let node = authority.options().arg("--tls-required=tcp-https").start();
+    let address = format!("--nsqd-tcp-address={}", node.tcp_address());
+    let ended = bruit(&["bench", "pub", "--count=1000", "--batch=100", &address, "--tls"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(node.topic_stats("bench").expect("the topic exists")["message_count"], 1000);
+    refused(&bruit(&["bench", "sub", &address, "--tls"]), "are for commands that ask a node");
+    refused(
+        &bruit(&["bench", "pub", &address, "--tls", "--tls-insecure"]),
+        "are for commands that ask a node",
+    );
+}
+
+#[test]
 fn a_certificate_is_shown_where_one_is_wanted() {
     let authority = Authority::new("authority");
     let shown = authority.certify("tool");

@@ -107,7 +107,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it is a client of nodes. The load generator has its own ways to be one.
+    /// Whether it is a client of nodes, in the way of all commands.
     const fn asks_nodes(&self) -> bool {
         !matches!(
             self,
@@ -151,7 +151,11 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    if !cli.access.is_empty() && !cli.command.asks_nodes() {
+    let fits = match &cli.command {
+        Command::Bench(args) => cli.access.is_empty() || (args.may_encrypt() && cli.access.is_tls_alone()),
+        command => cli.access.is_empty() || command.asks_nodes(),
+    };
+    if !fits {
         anyhow::bail!(
             "--token-file, --tls, --compress and the like are for commands that ask a node; a node itself takes \
              --auth-tokens-file, --tls-cert and --tls-key"

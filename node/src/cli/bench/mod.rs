@@ -44,6 +44,13 @@ pub(super) struct BenchArgs {
     bench: Bench,
 }
 
+impl BenchArgs {
+    /// Whether it publishes by connections that may be encrypted.
+    pub(super) const fn may_encrypt(&self) -> bool {
+        matches!(self.bench, Bench::Pub(_) | Bench::Flow(_))
+    }
+}
+
 /// Runs a benchmark and prints its result on stdout.
 ///
 /// The exit code is a failure when messages were lost, repeated without notice, or damaged.

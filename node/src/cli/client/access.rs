@@ -63,6 +63,12 @@ impl AccessArgs {
         *self == Self::default()
     }
 
+    /// Whether nothing but `--tls` was given. It is one flag with that of the load generator, which takes any
+    /// certificate.
+    pub(in crate::cli) fn is_tls_alone(&self) -> bool {
+        *self == Self { tls: true, ..Self::default() }
+    }
+
     /// Makes them count for all connections of this command.
     ///
     /// # Errors
