@@ -226,8 +226,10 @@ impl Connection {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.conn.reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
-                    // Less of it may wait than before.
-                    self.count_input();
+                    // Commands that waited for room have been taken since.
+                    if self.input_counted != self.input.len() {
+                        self.count_input();
+                    }
                     return Ok(self.ending);
                 }
                 Poll::Ready(Err(_)) => return self.broken(),
