@@ -24,6 +24,18 @@ pub(super) struct Owner {
     pub(super) turn: u64,
 }
 
+impl Owner {
+    /// Whether messages wait there that nobody else takes.
+    const fn needs_help(&self) -> bool {
+        self.waiting > 0 && !self.served
+    }
+
+    /// Whether messages wait there that others take as well.
+    const fn takes_help(&self) -> bool {
+        self.waiting > 0 && self.served
+    }
+}
+
 /// What an owner is given in its turn, if the consumers' RDY is `ready` in all: all of it, up to a limit. Every
 /// turn costs both nodes the same, however much comes of it; and while nobody holds credit, what has come free
 /// goes out in smaller parts, so nothing is idle.
@@ -34,38 +46,46 @@ pub(super) fn chunk(ready: u64) -> u64 {
 /// Divides `capacity`, in messages. Returns a share for each owner; their sum is at most the capacity, and what
 /// is left is the node's own. `own` is the turn of the node's own channel if messages wait there.
 pub(super) fn divide(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> Vec<u64> {
-    let only = |served: bool| -> Vec<Owner> {
-        let wish = |owner: &Owner| if owner.served == served { owner.waiting } else { 0 };
-        owners.iter().map(|owner| Owner { waiting: wish(owner), ..*owner }).collect()
-    };
-    let (mut shares, mut left) = give(capacity, chunk, own, &only(false));
+    let mut shares = vec![0; owners.len()];
+    let mut left = give(capacity, chunk, own, owners, Owner::needs_help, &mut shares);
     if own.is_none() {
-        let (more, rest) = give(left, chunk, None, &only(true));
-        shares.iter_mut().zip(more).for_each(|(share, more)| *share += more);
-        left = rest;
+        left = give(left, chunk, None, owners, Owner::takes_help, &mut shares);
         lend(left / 2, owners, &mut shares);
     }
     shares
 }
 
-/// Gives to those that wait. Returns what nobody wants, too.
-fn give(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> (Vec<u64>, u64) {
-    let waiting = owners.iter().filter(|owner| owner.waiting > 0).count() as u64 + u64::from(own.is_some());
+/// Gives to those of the owners that are `meant`. Returns what nobody of them wants.
+fn give(
+    capacity: u64,
+    chunk: u64,
+    own: Option<u64>,
+    owners: &[Owner],
+    meant: impl Fn(&Owner) -> bool,
+    shares: &mut [u64],
+) -> u64 {
+    let waiting = owners.iter().filter(|owner| meant(owner)).count() as u64 + u64::from(own.is_some());
     if waiting.saturating_mul(chunk) > capacity {
+        in_turn(capacity, chunk, own, owners, meant, shares);
         // Nothing is left over that could be divided.
-        return (in_turn(capacity, chunk, own, owners), 0);
+        return 0;
     }
-    evenly(capacity, own.is_some(), owners)
+    evenly(capacity, own.is_some(), owners, meant, shares)
 }
 
 /// Gives equal parts to all that wait, the smallest wishes first, so that what they leave goes to the others.
-/// Returns what nobody wants, too.
-fn evenly(capacity: u64, own: bool, owners: &[Owner]) -> (Vec<u64>, u64) {
-    let mut shares = vec![0; owners.len()];
+/// Returns what nobody wants.
+fn evenly(
+    capacity: u64,
+    own: bool,
+    owners: &[Owner],
+    meant: impl Fn(&Owner) -> bool,
+    shares: &mut [u64],
+) -> u64 {
     let mut wishes: Vec<(u64, Option<usize>)> = owners
         .iter()
         .enumerate()
-        .filter(|(_, owner)| owner.waiting > 0)
+        .filter(|(_, owner)| meant(owner))
         .map(|(at, owner)| (owner.waiting, Some(at)))
         .chain(own.then_some((u64::MAX, None)))
         .collect();
@@ -79,20 +99,26 @@ fn evenly(capacity: u64, own: bool, owners: &[Owner]) -> (Vec<u64>, u64) {
             *share_of = share;
         }
     }
-    (shares, left)
+    left
 }
 
 /// Gives chunks to those that were served longest ago. Who was given one keeps it until it is used, and what is
 /// less than a chunk waits until there is more.
-fn in_turn(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> Vec<u64> {
-    let mut shares = vec![0; owners.len()];
+fn in_turn(
+    capacity: u64,
+    chunk: u64,
+    own: Option<u64>,
+    owners: &[Owner],
+    meant: impl Fn(&Owner) -> bool,
+    shares: &mut [u64],
+) {
     let mut left = capacity;
-    for (share, owner) in shares.iter_mut().zip(owners).filter(|(_, owner)| owner.waiting > 0) {
+    for (share, owner) in shares.iter_mut().zip(owners).filter(|(_, owner)| meant(owner)) {
         *share = owner.held.min(left);
         left -= *share;
     }
     let mut is_idle = left == capacity;
-    let unserved = owners.iter().enumerate().filter(|(_, owner)| owner.waiting > 0 && owner.held == 0);
+    let unserved = owners.iter().enumerate().filter(|(_, owner)| meant(owner) && owner.held == 0);
     let unserved = unserved.map(|(at, owner)| (owner.turn, Some(at)));
     let mut due: Vec<(u64, Option<usize>)> = unserved.chain(own.map(|turn| (turn, None))).collect();
     due.sort_unstable();
@@ -108,7 +134,6 @@ fn in_turn(capacity: u64, chunk: u64, own: Option<u64>, owners: &[Owner]) -> Vec
             *share_of = share;
         }
     }
-    shares
 }
 
 /// Adds equal parts of `spare` to all shares; what cannot be divided goes to those that were served last.
