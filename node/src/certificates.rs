@@ -48,8 +48,8 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The environment's cryptography lacks what is needed.
-    #[error("the certificate of this node cannot be made: {reason}")]
+    /// The environment's cryptography lacks what is needed, or nobody says whom to trust.
+    #[error("TLS cannot be set up: {reason}")]
     Unmade {
         /// What went wrong.
         reason: String,
