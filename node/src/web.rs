@@ -53,7 +53,8 @@ impl Web {
         self.lookup_http.as_ref()?.local_addr().ok()
     }
 
-    /// Serves all of them, and reads certificates again when that is asked for; each of what is returned resolves when one has ended.
+    /// Serves all of them, and reads certificates again when that is asked for; each of what is returned resolves
+    /// when one has ended.
     pub(crate) fn serve(
         self,
         env: &Env,

@@ -94,10 +94,11 @@ struct Counts {
 }
 
 impl Auth {
-    /// Reads the file of tokens, and `authorities` for servers that are asked by HTTPS, and keeps an eye on it from then on. `None` when everybody may do everything.
+    /// Reads the file of tokens and keeps an eye on it from then on, and reads `authorities` for servers that are
+    /// asked by HTTPS. `None` when everybody may do everything.
     ///
     /// # Errors
-    /// The file cannot be read, or there is a mistake in it.
+    /// A file cannot be read, or there is a mistake in it.
     pub(crate) async fn open(
         config: &AuthConfig,
         authorities: Option<&Path>,

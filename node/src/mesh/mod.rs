@@ -2,8 +2,9 @@
 //!
 //! [`start`] puts the parts together. [`gossip`] is the task that owns the socket and does what the machine
 //! asks for; [`seeds`] says hello to those who should be there; [`exchange`] makes two nodes equal over
-//! [`quic`]; [`hide`] tells a node there what cannot wait for gossip; [`local`] stands between the machine and the broker; [`saved`] keeps names and peers on disk;
-//! [`tls`] and [`keys`] hold the cluster's secrets. Everyone else sees a [`MeshHandle`].
+//! [`quic`]; [`hide`] tells a node there what cannot wait for gossip; [`local`] stands between the machine and
+//! the broker; [`saved`] keeps names and peers on disk; [`tls`] and [`keys`] hold the cluster's secrets. Everyone
+//! else sees a [`MeshHandle`].
 //!
 //! **Invariants:** gossip never creates a topic. Nothing that happens per message comes here. The machine's
 //! lock is held for moments, never over an await.

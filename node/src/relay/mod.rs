@@ -3,8 +3,9 @@
 //! A [`feed`] is one channel with consumers here; it has a [`link`] to every other node that holds the topic.
 //! At the other end of a link the [`owner`] treats this node as one more consumer. [`inbound`] is what a link
 //! has brought, [`grant`] the credit that it has, [`credit`] how credit is divided, [`pulse`] whether its
-//! connection still lives, [`report`] what is shown of all this. This module keeps the links that are wanted: it compares, whenever the view of the mesh changes, a
-//! consumer comes or goes, or a pause is over, what there should be with what there is.
+//! connection still lives, [`report`] what is shown of all this. This module keeps the links that are wanted: it
+//! compares, whenever the view of the mesh changes, a consumer comes or goes, or a pause is over, what there should
+//! be with what there is.
 //!
 //! **Invariants:** a message stays with its owner until the consumer's FIN has reached it. A relay makes no
 //! topic, and no channel that lasts, on another node. Consumers of other nodes cause no links, so nothing goes
